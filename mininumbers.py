@@ -1,0 +1,3437 @@
+"""Mini Numbers: web analytics that a person runs themselves, in one module and one SQLite file.
+
+    python mininumbers.py                 serve on port 8080
+    from mininumbers import create_app    a WSGI application to mount anywhere
+
+The sections, ground floor first; each uses only what stands above it:
+
+    errors             one ladder of exceptions
+    settings           every setting, declared once
+    clock, text and IP helpers
+    classification     user agent, bots, referrer, source, channel, UTM: pure
+    identity           epochs, salts, visitor hashes, privacy modes
+    storage            connections, the writer, migrations
+    sites, users, tokens
+    ingest             from a request body to a committed visit
+    periods and filters  local time, and the one WHERE compiler
+    reports            metrics, dimensions, queries
+    background jobs    rotation, retention
+    HTTP edge          one table of routes, a guard in every row
+    create_app
+    command line
+
+DESIGN: schema.sql is the manual of the data model.
+"""
+from __future__ import annotations
+
+import argparse
+import base64
+import bisect
+import contextlib
+import dataclasses
+import functools
+import getpass
+import gzip
+import hashlib
+import hmac
+import importlib.metadata
+import ipaddress
+import json
+import logging
+import math
+import os
+import queue
+import re
+import secrets
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+import time
+import unicodedata
+import zoneinfo
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import bottle
+import geoip2.database
+import geoip2.errors
+import maxminddb
+import ua_parser
+import ua_parser_rs
+import waitress
+from waitress.proxy_headers import proxy_headers_middleware
+
+__version__ = "0.1.0"
+__all__ = ["MiniNumbersError", "Settings", "create_app", "main"]
+
+log = logging.getLogger("mininumbers")
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+# Every error that a person may meet is one of these. The HTTP edge turns it into JSON, the command line into one line.
+
+class MiniNumbersError(Exception):
+    """Something a person can mend; its text says what and how.
+
+    `status` and `code` are the HTTP status and the stable name it has in JSON; `details` is a list of
+    {"field", "message"} where several things are wrong at once.
+    """
+
+    status = 400
+    code = "error"
+
+    def __init__(self, message: str, details: Sequence[dict] = ()):
+        super().__init__(message)
+        self.details = list(details)
+
+
+class InvalidInput(MiniNumbersError):
+    """A value that was sent is not of the form asked for."""
+
+    code = "invalid-input"
+
+    @classmethod
+    def of(cls, name: str, message: str) -> InvalidInput:
+        """Return the error of one field, told both to people and, in `details`, to programs."""
+        return cls(f"{name}: {message}", [{"field": name, "message": message}])
+
+
+class Unauthorized(MiniNumbersError):
+    """Nobody is signed in, or the credentials are wrong."""
+
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(MiniNumbersError):
+    """Whoever asks is known, and may not."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFound(MiniNumbersError):
+    """There is no such thing, or it is not this person's to see."""
+
+    status, code = 404, "not-found"
+
+
+class TooLarge(MiniNumbersError):
+    """The body is larger than anything this endpoint takes."""
+
+    status, code = 413, "too-large"
+
+
+class Busy(MiniNumbersError):
+    """The server cannot do it now; trying again is right."""
+
+    status, code = 503, "busy"
+
+
+class DatabaseError(MiniNumbersError):
+    """The database file cannot be used."""
+
+    status, code = 503, "database"
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+MODES = ("standard", "strict", "paranoid")
+GPC_CHOICES = ("paranoid", "drop", "ignore")
+
+
+def _setting(default: Any, help: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server runs.
+
+    Each field is declared here once; the command line's flag, the MININUMBERS_* variable, --help and the table in the README
+    all come from it. Raises InvalidInput when a value is out of its range.
+    """
+
+    db: str = _setting("mininumbers.db", "the SQLite file that holds everything")
+    host: str = _setting("*", "address to listen on; * is all interfaces")
+    port: int = _setting(8080, "port to listen on; 0 picks a free one", least=0, most=65535)
+    threads: int = _setting(32, "requests served at once; each waits for its commit, so more of them share one", least=1, most=512)
+    queue: int = _setting(10_000, "hits that may wait to be written before the answer is 503", least=1, most=1_000_000)
+    trusted_proxies: str = _setting("127.0.0.0/8,::1", "addresses or networks whose X-Forwarded-For is believed")
+    trusted_proxy_count: int = _setting(1, "how many proxies stand in a row before the server", least=1, most=16)
+    geoip: str = _setting("GeoLite2-Country.mmdb", "GeoIP Country or City database; empty stores no geography")
+    mode: str = _setting("standard", "privacy mode of a site that has none of its own", choices=MODES)
+    rotation_hours: int = _setting(24, "hours after which a visitor becomes unlinkable", least=1, most=8760)
+    retention_days: int = _setting(0, "days after which hits are deleted; 0 keeps them", least=0, most=36_500)
+    gpc: str = _setting("paranoid", "what a visitor's Sec-GPC or DNT means: count as paranoid, drop, or ignore", choices=GPC_CHOICES)
+    new_values_per_day: int = _setting(20_000, "new paths, sources and the like a site may bring a day; more become (other)", least=1,
+                                       most=100_000_000)
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            _check_setting(each, getattr(self, each.name))
+        self.trusted_networks  # raises now, not at the first request
+
+    @functools.cached_property
+    def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks of trusted_proxies."""
+        try:
+            return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+        except ValueError as error:
+            raise InvalidInput.of("trusted_proxies", f"is not a list of addresses or networks ({error})") from error
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: Any) -> Settings:
+        """Return the settings of MININUMBERS_* variables, each overridden by `given` unless that is None."""
+        values = {name: parse_setting(name, environ[variable]) for name in SETTINGS if (variable := f"MININUMBERS_{name.upper()}") in environ}
+        return cls(**{**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+SETTINGS = {each.name: each for each in dataclasses.fields(Settings)}
+
+
+def _check_setting(setting: dataclasses.Field, value: Any) -> None:
+    kind, limits = type(setting.default), setting.metadata
+    if type(value) is not kind:
+        raise InvalidInput.of(setting.name, f"must be {'a whole number' if kind is int else 'text'}, not {value!r}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise InvalidInput.of(setting.name, f"must be one of {', '.join(limits['choices'])}, not {value!r}")
+    if "least" in limits and not limits["least"] <= value <= limits["most"]:
+        raise InvalidInput.of(setting.name, f"must be from {limits['least']} to {limits['most']}, not {value}")
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """Return the value that `text` stands for. Raises InvalidInput when it is not of the setting's type."""
+    if not isinstance(SETTINGS[name].default, int):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput.of(name, f"must be a whole number, not {text!r}") from None
+
+
+# ---- clock, text and IP helpers --------------------------------------------------------------------------------------
+
+Clock = Callable[[], float]  # seconds since 1970, as time.time
+
+_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|d[89a-f])", re.IGNORECASE)
+_HOSTNAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII)
+
+
+def asset(name: str) -> Path:
+    """Return where a file that belongs to this module lies: beside it, or where its wheel put it.
+
+    Raises MiniNumbersError when it is in neither place.
+    """
+    beside = Path(__file__).resolve().parent / name
+    if beside.exists():
+        return beside
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for path in importlib.metadata.files("mininumbers") or ():
+            if path.name == name and (located := Path(path.locate())).exists():
+                return located
+    raise MiniNumbersError(f"{name} is missing: it belongs beside {Path(__file__).name}; install Mini Numbers again")
+
+
+def load_json(raw: bytes) -> Any:
+    """Return what the JSON text `raw` says.
+
+    Stricter than the standard library where leniency would let in what cannot be stored: raises InvalidInput on invalid UTF-8,
+    duplicate keys, NaN and Infinity, NUL characters, lone surrogates and absurd depth.
+    """
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+    except UnicodeDecodeError as error:
+        raise InvalidInput("The body is not UTF-8.") from error
+    except RecursionError as error:
+        raise InvalidInput("The body is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidInput(f"The body is not JSON: {error}") from error
+    if _SUSPECT_ESCAPE.search(text):
+        _refuse_unstorable(value, "body")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {ascii(repeated)} stands twice in one object")
+    return result
+
+
+def _refuse_unstorable(value: Any, path: str) -> None:
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidInput.of(ascii(path)[1:-1], "has a NUL character or half of a surrogate pair")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_unstorable(key, path)
+            _refuse_unstorable(inner, key if path == "body" else path)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_unstorable(inner, path)
+
+
+def clean(text: str) -> str:
+    """Return `text` without characters that cannot be seen or stored: controls and lone surrogates become U+FFFD."""
+    if text.isprintable():
+        return text
+    return "".join("\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
+
+
+def host_of(text: str) -> str:
+    """Return a host name in the form it is compared and stored in: lower case, punycode, no "www." and no final dot; "" if it is none."""
+    host = text.strip().lower()
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            return ""
+    if not _HOSTNAME.fullmatch(host) or len(host) > 253:
+        return host if _ip(host) else ""
+    return host.rstrip(".").removeprefix("www.")
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def address_of(text: str) -> str:
+    """Return a client's address in one spelling: an IPv4 address that came mapped into IPv6 is the IPv4 address."""
+    parsed = _ip(text)
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed or text)
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of an absolute URL, or None when `text` is not one."""
+    try:
+        parts = urlsplit(text)
+        return parts if parts.scheme and parts.hostname else None
+    except ValueError:
+        return None
+
+
+def zone_of(name: str) -> zoneinfo.ZoneInfo:
+    """Return the time zone called `name`. Raises InvalidInput when the machine knows none of that name."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidInput.of("timezone", f"{name!r} is not a known time zone; write an IANA name such as Europe/Berlin "
+                              "(a machine without any needs the tzdata package)") from error
+
+
+def midnight(day: date, zone: zoneinfo.ZoneInfo) -> int:
+    """Return the unix second at which `day` begins in `zone`: where its midnight is skipped, the moment of the skip."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp())
+
+
+def local_date(second: float, zone: zoneinfo.ZoneInfo) -> date:
+    """Return the date in `zone` at a unix second."""
+    return datetime.fromtimestamp(second, zone).date()
+
+
+# ---- classification --------------------------------------------------------------------------------------------------
+# Pure: text in, text out. Names are those that people use, so they need no table in the browser.
+
+USER_AGENT_LIMIT = 512  # ample for real ones, and it bounds what a hostile one can cost
+
+# category, name, then hosts (a host covers its subdomains; name.* covers its country domains) and words used as utm_source
+_SOURCES = """
+search    | Google          | google.* google googleads adwords com.google.android.googlequicksearchbox
+search    | Bing            | bing.com bing bingads cn.bing.com
+search    | DuckDuckGo      | duckduckgo.com duckduckgo ddg
+search    | Yahoo           | search.yahoo.com yahoo.* yahoo
+search    | Yandex          | yandex.* ya.ru yandex
+search    | Baidu           | baidu.com baidu
+search    | Ecosia          | ecosia.org ecosia
+search    | Brave Search    | search.brave.com
+search    | Kagi            | kagi.com kagi
+search    | Qwant           | qwant.com qwant
+search    | Startpage       | startpage.com startpage
+search    | Naver           | naver.com naver
+search    | Seznam          | seznam.cz seznam
+search    | Sogou           | sogou.com sogou
+search    | AOL             | search.aol.com aol.com aol
+search    | Ask             | ask.com ask
+search    | Mojeek          | mojeek.com
+search    | Swisscows       | swisscows.com
+search    | MetaGer         | metager.org metager.de
+search    | Marginalia      | marginalia-search.com search.marginalia.nu
+search    | Presearch       | presearch.com
+search    | SearXNG         | searx.be searx.space
+ai        | ChatGPT         | chatgpt.com chat.openai.com openai.com chatgpt
+ai        | Claude          | claude.ai claude
+ai        | Gemini          | gemini.google.com bard.google.com gemini
+ai        | Perplexity      | perplexity.ai perplexity
+ai        | Copilot         | copilot.microsoft.com copilot.com copilot
+ai        | DeepSeek        | chat.deepseek.com deepseek.com deepseek
+ai        | Grok            | grok.com grok
+ai        | Le Chat         | chat.mistral.ai mistral.ai mistral
+ai        | Meta AI         | meta.ai
+ai        | You.com         | you.com
+ai        | Phind           | phind.com
+ai        | Poe             | poe.com
+ai        | Kimi            | kimi.com kimi.moonshot.cn
+ai        | Duck.ai         | duck.ai
+social    | Facebook        | facebook.com fb.com fb.me facebook fb facebook-ads com.facebook.katana
+social    | Instagram       | instagram.com ig.me instagram ig
+social    | Threads         | threads.net threads.com threads
+social    | X               | x.com twitter.com t.co twitter x com.twitter.android
+social    | LinkedIn        | linkedin.com lnkd.in linkedin com.linkedin.android
+social    | Reddit          | reddit.com redd.it out.reddit.com reddit com.reddit.frontpage
+social    | Hacker News     | news.ycombinator.com hckrnews.com hn hackernews
+social    | Lobsters        | lobste.rs lobsters
+social    | Bluesky         | bsky.app bsky.social bluesky
+social    | Mastodon        | mastodon.social mastodon.online fosstodon.org hachyderm.io mas.to mstdn.social infosec.exchange mastodon
+social    | Pinterest       | pinterest.* pin.it pinterest
+social    | TikTok          | tiktok.com tiktok
+social    | Snapchat        | snapchat.com snapchat
+social    | Telegram        | t.me telegram.org telegram.me telegram org.telegram.messenger
+social    | WhatsApp        | whatsapp.com wa.me whatsapp
+social    | Discord         | discord.com discord.gg discordapp.com discord
+social    | Slack           | slack.com com.slack slack
+social    | Tumblr          | tumblr.com t.umblr.com tumblr
+social    | Quora           | quora.com quora
+social    | VK              | vk.com vkontakte.ru vk
+social    | Odnoklassniki   | ok.ru
+social    | Weibo           | weibo.com weibo.cn t.cn weibo
+social    | WeChat          | weixin.qq.com wechat.com wechat
+social    | Medium          | medium.com medium
+social    | Product Hunt    | producthunt.com producthunt
+social    | Stack Overflow  | stackoverflow.com stackexchange.com
+social    | dev.to          | dev.to
+social    | Lemmy           | lemmy.world lemmy.ml
+video     | YouTube         | youtube.com youtu.be youtube com.google.android.youtube
+video     | Vimeo           | vimeo.com vimeo
+video     | Twitch          | twitch.tv twitch
+video     | Dailymotion     | dailymotion.com
+video     | Netflix         | netflix.com
+video     | Bilibili        | bilibili.com
+shopping  | Amazon          | amazon.* amazon
+shopping  | eBay            | ebay.* ebay
+shopping  | Etsy            | etsy.com etsy
+shopping  | AliExpress      | aliexpress.com aliexpress
+shopping  | Alibaba         | alibaba.com
+shopping  | Shopify         | shop.app shopify.com shopify
+shopping  | Walmart         | walmart.com
+email     | Gmail           | mail.google.com com.google.android.gm gmail
+email     | Outlook         | outlook.live.com outlook.office.com outlook.office365.com outlook
+email     | Yahoo Mail      | mail.yahoo.com
+email     | Proton Mail     | mail.proton.me
+email     | Email           | email e-mail e_mail mail
+other     | GitHub          | github.com github
+other     | GitLab          | gitlab.com
+other     | Wikipedia       | wikipedia.org wikipedia
+other     | Google News     | news.google.com
+other     | Google services | accounts.google.com docs.google.com drive.google.com sites.google.com classroom.google.com groups.google.com
+other     | Flipboard       | flipboard.com
+other     | Substack        | substack.com substack
+other     | Feedly          | feedly.com
+other     | Microsoft Teams | teams.microsoft.com statics.teams.cdn.office.net
+"""
+
+Source = NamedTuple("Source", [("name", str), ("category", str)])
+
+
+def _read_sources(text: str) -> dict[str, Source]:
+    known = {}
+    for line in text.strip().splitlines():
+        category, name, keys = (part.strip() for part in line.split("|"))
+        known.update(dict.fromkeys([name.lower(), *keys.split()], Source(name, category)))
+    return known
+
+
+SOURCES = _read_sources(_SOURCES)
+_COUNTRY_DOMAIN = re.compile(r"(?:^|.*\.)([a-z]+)\.(?:com?\.)?(?:com|[a-z]{2})")
+
+# A click id is noted by its parameter's name, which tells the source; the paid ones are only ever put there by an advertisement.
+CLICK_IDS = {"gclid": "Google", "gbraid": "Google", "wbraid": "Google", "dclid": "Google", "msclkid": "Bing", "yclid": "Yandex",
+             "fbclid": "Facebook", "igshid": "Instagram", "twclid": "X", "ttclid": "TikTok", "li_fat_id": "LinkedIn",
+             "rdt_cid": "Reddit", "epik": "Pinterest", "sccid": "Snapchat"}
+PAID_CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "dclid", "msclkid", "yclid", "twclid", "ttclid", "rdt_cid"})
+UTM_TAGS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term")
+
+# Sites that send referrers only to be looked at in reports such as these.
+SPAM_REFERRERS = frozenset("""
+semalt.com buttons-for-website.com buttons-for-your-website.com best-seo-offer.com best-seo-solution.com darodar.com econom.co
+ilovevitaly.com ilovevitaly.ru priceg.com blackhatworth.com hulfingtonpost.com cenoval.ru savetubevideo.com kambasoft.com
+trafficmonetize.org webmonetizer.net success-seo.com 100dollars-seo.com free-share-buttons.com free-social-buttons.com
+get-free-traffic-now.com event-tracking.com social-buttons.com simple-share-buttons.com sharebutton.net o-o-6-o-o.com 4webmasters.org
+rank-checker.online traffic2money.com trafficgenius.xyz free-traffic.xyz seo-platform.com floating-share-buttons.com
+video--production.com videos-for-your-business.com erot.co makemoneyonline.com lomb.co offers.bycontext.com iskalko.ru luxup.ru
+gobongo.info adcash.com doubleclick-traffic.xyz bot-traffic.icu bottraffic.live trafficbot.life trafficbot.live traffic-bot.net
+""".split())
+
+
+def known_source(text: str) -> Source | None:
+    """Return the Source known by a host name, an app's package name or a word used as utm_source; None if it is not known."""
+    key = text.lower()
+    if key in SOURCES:
+        return SOURCES[key]
+    while "." in key:  # the host, then each domain above it
+        match = _COUNTRY_DOMAIN.fullmatch(key)
+        if found := SOURCES.get(key) or (match and SOURCES.get(match[1] + ".*")):
+            return found
+        key = key.partition(".")[2]
+    return None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a visit came from; each field is text, empty where not known. The fields are the columns of `origins`."""
+
+    channel: str = "Direct"
+    source: str = ""
+    referrer: str = ""
+    utm_source: str = ""
+    utm_medium: str = ""
+    utm_campaign: str = ""
+    utm_content: str = ""
+    utm_term: str = ""
+    click_id: str = ""
+
+
+def origin_of(query: str, referrer: str, is_own_host: Callable[[str], bool], host_only: bool = False) -> Origin:
+    """Return the Origin told by a page's query string and its referrer.
+
+    `is_own_host` says of a host whether it is the site's own, and so no source. `host_only` cuts the referrer to its host.
+    """
+    tags = {}
+    for key, value in parse_qsl(query, max_num_fields=None, errors="replace"):
+        tags.setdefault(key.lower(), clean(value.strip())[:300])
+    host, path = _referrer(referrer)
+    if host and is_own_host(host):
+        host = path = ""
+    click_id = next((name for name in CLICK_IDS if name in tags), "")
+    utm = {name: tags.get(name, "") for name in UTM_TAGS}
+    tagged = utm["utm_source"] or tags.get("source", "") or tags.get("ref", "")
+    text = tagged or host or CLICK_IDS.get(click_id, "")
+    known = known_source(text)
+    channel = channel_of(known.category if known else "", text, utm["utm_medium"], utm["utm_campaign"], click_id in PAID_CLICK_IDS,
+                         tagged=bool(utm["utm_source"]))
+    return Origin(channel, known.name if known else text, host if host_only else host + path, **utm, click_id=click_id)
+
+
+def _referrer(text: str) -> tuple[str, str]:
+    """Return (host, path) of a referrer; of an Android app, (package, "")."""
+    parts = split_url(text)
+    if parts is None or parts.scheme not in ("http", "https", "android-app"):
+        return "", ""
+    path = clean(unquote(parts.path, errors="replace"))[:500]
+    return host_of(parts.hostname or ""), "" if path == "/" or parts.scheme == "android-app" else path
+
+
+_PAID_MEDIUM = re.compile(r".*cp.*|ppc|retargeting|paid.*")
+_SHOP_CAMPAIGN = re.compile(r".*(?:(?:[^a-df-z]|^)shop|shopping).*")
+_SOCIAL_MEDIUM = re.compile(r"social|social[-_ ](?:network|media)|sm")
+_EMAIL = re.compile(r"e[-_ ]?mail")
+
+
+def channel_of(category: str, source: str, medium: str, campaign: str, paid_click: bool = False, tagged: bool = False) -> str:
+    """Return the channel of a visit, by the rules of Google Analytics 4's default channel group, in their order, plus AI Assistants.
+
+    `category` is that of the known source; `tagged` says that utm_source named it, as Referral needs a real referrer. Source: https://support.google.com/analytics/answer/9756891
+    """
+    source, medium, campaign = source.lower(), medium.lower(), campaign.lower()
+    paid = paid_click or bool(_PAID_MEDIUM.fullmatch(medium))
+    shop = category == "shopping" or bool(_SHOP_CAMPAIGN.fullmatch(campaign))
+    rules = (
+        ("Direct", not (source or medium or campaign)),
+        ("Cross-network", "cross-network" in campaign),
+        ("Paid Shopping", shop and paid),
+        ("Paid Search", category == "search" and paid),
+        ("Paid Social", category == "social" and paid),
+        ("Paid Video", category == "video" and paid),
+        ("Display", medium in ("display", "banner", "expandable", "interstitial", "cpm")),
+        ("Paid Other", paid),
+        ("Organic Shopping", shop),
+        ("Organic Social", category == "social" or bool(_SOCIAL_MEDIUM.fullmatch(medium))),
+        ("Organic Video", category == "video" or "video" in medium),
+        ("AI Assistants", category == "ai"),
+        ("Organic Search", category == "search" or medium == "organic"),
+        ("Email", category == "email" or bool(_EMAIL.fullmatch(source) or _EMAIL.fullmatch(medium))),
+        ("Affiliates", medium == "affiliate"),
+        ("Audio", medium == "audio"),
+        ("SMS", "sms" in (source, medium)),
+        ("Mobile Push Notifications", medium.endswith("push") or "mobile" in medium or "notification" in medium or source == "firebase"),
+        ("Referral", medium in ("referral", "app", "link") or bool(source) and not (tagged or medium)),
+    )
+    return next((name for name, holds in rules if holds), "Unassigned")
+
+
+def is_spam(referrer: str) -> bool:
+    """Return whether a referrer's host, or one above it, is known to send fake visits."""
+    labels = _referrer(referrer)[0].split(".")
+    return any(".".join(labels[start:]) in SPAM_REFERRERS for start in range(len(labels) - 1))
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a visit shows of the visitor's side; each field is text, empty where not known or not wanted. The columns of `clients`."""
+
+    country: str = ""
+    region: str = ""
+    city: str = ""
+    browser: str = ""
+    browser_version: str = ""
+    os: str = ""
+    os_version: str = ""
+    device: str = ""
+    language: str = ""
+    screen: str = ""
+
+
+_BROWSER_NAMES = {"Mobile Safari": "Safari", "Mobile Safari UI/WKWebView": "Safari", "Chrome Mobile": "Chrome", "Chrome Mobile iOS": "Chrome",
+                  "Chrome Mobile WebView": "Chrome", "Firefox Mobile": "Firefox", "Firefox iOS": "Firefox", "Edge Mobile": "Edge",
+                  "Edge iOS": "Edge", "Opera Mobile": "Opera", "Opera Touch": "Opera", "IE Mobile": "IE", "DuckDuckGo Mobile": "DuckDuckGo",
+                  "Brave Mobile": "Brave", "Samsung Internet": "Samsung Internet"}
+_OS_NAMES = {"Mac OS X": "macOS", "Chrome OS": "ChromeOS"}
+_TABLET = re.compile(r"ipad|tablet|kindle|silk/|playbook|android(?!.*mobile)", re.IGNORECASE)
+_MOBILE = re.compile(r"mobi|iphone|ipod|android|windows phone|blackberry|opera mini", re.IGNORECASE)
+_TV = re.compile(r"smart-?tv|hbbtv|appletv|googletv|crkey|aft[a-z]+ ", re.IGNORECASE)
+
+
+class UserAgents:
+    """Reads user agents; remembers the newest few thousand in memory only, since a user agent must never reach a disk."""
+
+    def __init__(self, bot_patterns: Iterable[str]):
+        self._bot = re.compile("|".join(map(_from_javascript, bot_patterns)), re.IGNORECASE | re.ASCII)
+        self.read = functools.lru_cache(maxsize=4096)(self._read)
+
+    def _read(self, text: str) -> Client | None:
+        """Return the Client that a user agent shows, or None when it is a bot's; no user agent at all is a bot's too."""
+        if not text or self._bot.search(text):
+            return None
+        parsed = ua_parser.parse(text)
+        if parsed.device and parsed.device.family == "Spider":
+            return None
+        browser, system = parsed.user_agent, parsed.os
+        return Client(browser=_BROWSER_NAMES.get(browser.family, browser.family) if browser else "",
+                      browser_version=(browser.major or "") if browser else "",
+                      os=_OS_NAMES.get(system.family, system.family) if system else "",
+                      os_version=".".join(filter(None, (system.major, system.minor))) if system else "",
+                      device=device_of(text))
+
+
+def _from_javascript(expression: str) -> str:
+    """Return a JavaScript pattern as Python reads it: a look-behind for each alternative, and no bare hyphen after a class."""
+    return re.sub(r"\(\?<!([^()|]+)\|([^()|]+)\)", r"(?<!\1)(?<!\2)", expression).replace(r"\d-", r"\d\-")
+
+
+def device_of(user_agent: str) -> str:
+    """Return Desktop, Mobile, Tablet or TV."""
+    for name, pattern in (("TV", _TV), ("Tablet", _TABLET), ("Mobile", _MOBILE)):
+        if pattern.search(user_agent):
+            return name
+    return "Desktop"
+
+
+def screen_of(width: int | None) -> str:
+    """Return the class of a window's width in CSS pixels, by the usual break points; "" when it was not told."""
+    if not width:
+        return ""
+    return ("Mobile", "Tablet", "Laptop", "Desktop")[bisect.bisect((576, 992, 1440), width)]
+
+
+def language_of(accept_language: str) -> str:
+    """Return the primary subtag of the language a browser prefers ("en" of "en-GB,en;q=0.9"), or ""."""
+    match = re.match(r"\s*([a-zA-Z]{2,3})(?![a-zA-Z])", accept_language)
+    return match[1].lower() if match else ""
+
+
+class GeoIP:
+    """Looks up where an address is, in a GeoIP Country or City database that stays mapped, not loaded.
+
+    Raises MiniNumbersError when the file cannot be used. An empty path knows no places.
+    """
+
+    def __init__(self, path: str):
+        self._reader = None
+        if path:
+            self._reader = _open_geoip(path)
+            self._city = "City" in self._reader.metadata().database_type
+
+    def locate(self, address: str) -> tuple[str, str, str]:
+        """Return (country code, region name, city name), each "" where not known."""
+        if self._reader is None or _ip(address) is None:
+            return "", "", ""
+        try:
+            found = self._reader.city(address) if self._city else self._reader.country(address)
+        except geoip2.errors.AddressNotFoundError:
+            return "", "", ""
+        # An anycast address such as 1.1.1.1 has only the country it is registered in.
+        country = found.country.iso_code or found.registered_country.iso_code or ""
+        if not self._city:
+            return country, "", ""
+        return country, found.subdivisions.most_specific.name or "", found.city.name or ""
+
+    def close(self) -> None:
+        """Unmap the file."""
+        if self._reader:
+            self._reader.close()
+
+
+def _open_geoip(path: str) -> geoip2.database.Reader:
+    located = Path(path)
+    if path == SETTINGS["geoip"].default and not located.exists():
+        located = asset(path)
+    advice = "give another with --geoip FILE, or --geoip '' to store no countries"
+    try:
+        return geoip2.database.Reader(located)
+    except FileNotFoundError:
+        raise MiniNumbersError(f"GeoIP file {path} does not exist: {advice}") from None
+    except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+        raise MiniNumbersError(f"GeoIP file {path} cannot be read: {advice}") from error
+
+
+# ---- identity --------------------------------------------------------------------------------------------------------
+# A visitor is a keyed hash of address and user agent. The key is random, per site and epoch, and destroyed one visit timeout
+# after its epoch ends: from then on no hash can be recomputed, by anybody.
+
+VISIT_TIMEOUT = 1800  # seconds without a sign of life that end a visit, and so how long the salt of an ended epoch is kept
+
+
+def visitor_hash(salt: bytes, address: str, user_agent: str) -> int:
+    """Return who sent a hit, as a signed 64-bit integer that fits SQLite."""
+    digest = hashlib.blake2b(f"{address}|{user_agent}".encode("utf-8", "surrogatepass"), key=salt, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def epoch_at(second: float, rotation_hours: int, zone: zoneinfo.ZoneInfo) -> tuple[int, int]:
+    """Return (which epoch it is, the unix second at which it ends).
+
+    Epochs are blocks of `rotation_hours` on the site's wall clock, counted from midnight of 0001-01-01, a Monday: 24 is the local
+    day, with 23 or 25 hours where clocks change, 168 the week from Monday, 6 a quarter of a day.
+    """
+    local = datetime.fromtimestamp(second, zone)
+    epoch = ((local.toordinal() - 1) * 24 + local.hour) // rotation_hours
+    ends = datetime.min + timedelta(hours=(epoch + 1) * rotation_hours)
+    return epoch, int(ends.replace(tzinfo=zone).timestamp())
+
+
+class Salts:
+    """The keys of visitor hashes. Lives on the writer's thread, where every method is called within a transaction."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes] = secrets.token_bytes):
+        self._random_bytes = random_bytes
+        # A visit over the end of an epoch keeps its visitor even after the salt it was made with is gone. That link between two
+        # epochs is held here, in memory, until the visit ends; a restart forgets it and at worst splits such a visit.
+        self.carried: dict[tuple[int, int], int] = {}
+
+    def current(self, db: sqlite3.Connection, site: Site, second: int) -> bytes:
+        """Return the salt of the site's epoch, made at its first hit."""
+        epoch, ends_at = epoch_at(second, site.rotation_hours, site.zone)
+        row = db.execute("select salt from salts where site_id = ? and epoch = ? and ends_at > ?", (site.id, epoch, second)).fetchone()
+        if row:
+            return row[0]
+        salt = self._random_bytes(32)
+        db.execute("insert or replace into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, salt, ends_at))
+        return salt
+
+    def previous(self, db: sqlite3.Connection, site: Site, second: int) -> list[bytes]:
+        """Return the salts of ended epochs that are still within the grace of one visit timeout, newest first."""
+        rows = db.execute("select salt from salts where site_id = ? and ends_at <= ? and ends_at > ? order by ends_at desc",
+                          (site.id, second, second - VISIT_TIMEOUT))
+        return [salt for salt, in rows]
+
+    def candidates(self, salts: tuple[bytes, list[bytes]], site: Site, address: str, user_agent: str) -> list[int]:
+        """Return the visitors a hit may belong to: today's first, then those a visit in progress may have begun with."""
+        current, previous = salts
+        hashes = [visitor_hash(salt, address, user_agent) for salt in (current, *previous)]
+        carried = [self.carried[key] for each in hashes if (key := (site.id, each)) in self.carried]
+        return [*hashes, *carried]
+
+
+def end_epochs(db: sqlite3.Connection, site_id: int, second: int) -> None:
+    """End the site's epochs now, as a change of its zone or rotation must; their salts go after the usual grace."""
+    db.execute("update salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site_id, second))
+
+
+def destroy_salts(db: sqlite3.Connection, second: int) -> int:
+    """Delete the salts whose grace is over and return how many; `secure_delete` overwrites them in the file."""
+    return db.execute("delete from salts where ends_at <= ?", (second - VISIT_TIMEOUT,)).rowcount
+
+
+def reduce_client(client: Client, mode: str) -> Client:
+    """Return what of a Client the privacy mode lets be stored: STANDARD all, STRICT no place finer than a country, PARANOID nothing."""
+    if mode == "paranoid":
+        return Client()
+    if mode == "strict":
+        return dataclasses.replace(client, region="", city="")
+    return client
+
+
+# ---- storage ---------------------------------------------------------------------------------------------------------
+# One writer thread owns the only connection that writes. Callers hand it work and wait for the commit; whatever waits at the
+# same time shares one transaction, so the price of a disk sync is shared too.
+
+APPLICATION_ID = 0x4D4E756D  # "MNum", marks our databases
+MINIMUM_SQLITE = (3, 37, 0)
+BATCH = 1000  # most pieces of work in one transaction; bounds how long the last of them waits
+WRITE_TIMEOUT = 15.0  # seconds a caller waits for its commit before the answer is 503
+
+Work = Callable[[sqlite3.Connection, list], Sequence]
+
+
+def read_versions(schema: str) -> list[tuple[int, str]]:
+    """Return [(version, SQL)] of a schema file, oldest first."""
+    parts = re.split(r"^-- version (\d+)$", schema, flags=re.MULTILINE)
+    return [(int(number), sql) for number, sql in zip(parts[1::2], parts[2::2])]
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """Yield the statements of a script one by one: executescript() would commit the transaction around them."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def pattern(text: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a regular expression matches anywhere in a text. Raises InvalidInput on a bad one.
+
+    Python's own engine can be made to run for years by a hostile pattern, holding the interpreter. The Rust engine inside
+    ua-parser takes time linear in the text, and speaks the RE2 syntax that other analytics tools document.
+    """
+    try:
+        engine = ua_parser_rs.UserAgentExtractor([(text, "matched", None, None, None, None)])
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a regular expression (RE2 syntax, without look-around and back references)") from error
+    return lambda subject: engine.extract(subject) is not None
+
+
+def connect(path: str, read_only: bool = False) -> sqlite3.Connection:
+    """Return a connection in autocommit mode with the settings that every one of ours has."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute("pragma busy_timeout = 10000")
+    connection.execute("pragma foreign_keys = on")
+    connection.execute(f"pragma query_only = {int(read_only)}")
+    compiled = functools.lru_cache(maxsize=64)(pattern)
+    connection.create_function("regexp", 2, lambda expression, text: compiled(expression)(text), deterministic=True)
+    connection.create_function("casefold", 1, str.casefold, deterministic=True)
+    return connection
+
+
+def _explain(path: str, error: sqlite3.Error) -> DatabaseError:
+    """Return the one clear line for what SQLite says when a database is opened."""
+    text = str(error)
+    if "not a database" in text or "malformed" in text:
+        return DatabaseError(f"{path} is damaged or not an SQLite database: restore it from a backup, or give another file with --db")
+    if "readonly" in text or "read-only" in text:
+        return DatabaseError(f"{path} is read-only: make the file and its folder writable for this user")
+    if "unable to open" in text:
+        return DatabaseError(f"{path} cannot be opened: does its folder exist, and may this user write there?")
+    if "locked" in text or "busy" in text:
+        return DatabaseError(f"{path} is locked by another program: stop that one, then try again")
+    return DatabaseError(f"{path} cannot be used: {text}")
+
+
+def open_database(path: str, schema: str) -> sqlite3.Connection:
+    """Open the database for writing, made or migrated as needed. Raises DatabaseError with a line that says what to do."""
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise DatabaseError(f"SQLite {'.'.join(map(str, MINIMUM_SQLITE))} or later is needed, this Python has {sqlite3.sqlite_version}")
+    if os.path.isdir(path):
+        raise DatabaseError(f"{path} is a folder: give a file with --db")
+    connection = None
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # nobody else on the machine need read it
+        connection = connect(path)
+        _prepare(connection, path, read_versions(schema))
+        return connection
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be created: {error.strerror}; does its folder exist, and may this user write there?") from error
+    except sqlite3.Error as error:
+        raise _explain(path, error) from error
+    finally:
+        if connection and sys.exc_info()[0]:
+            connection.close()
+
+
+def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int, str]]) -> None:
+    """Check whose database it is and bring it to the newest version."""
+    newest = versions[-1][0]
+    application_id, = connection.execute("pragma application_id").fetchone()
+    version, = connection.execute("pragma user_version").fetchone()
+    tables, = connection.execute("select count(*) from sqlite_master").fetchone()
+    if application_id != APPLICATION_ID and tables:
+        raise DatabaseError(f"{path} is some other program's database: give another file with --db")
+    if version > newest:
+        raise DatabaseError(f"{path} was written by a newer Mini Numbers (schema {version}, this one knows {newest}): install that version")
+    if not tables:
+        connection.execute("pragma auto_vacuum = incremental")  # purged space can go back to the file system bit by bit
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
+    connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
+    if version < newest:
+        _migrate(connection, [sql for number, sql in versions if number > version], newest)
+
+
+def _migrate(connection: sqlite3.Connection, scripts: list[str], newest: int) -> None:
+    connection.execute("begin immediate")
+    try:
+        for script in scripts:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"pragma application_id = {APPLICATION_ID}")
+        connection.execute(f"pragma user_version = {newest}")
+        connection.execute("commit")
+    except BaseException:
+        connection.execute("rollback")
+        raise
+
+
+@dataclass
+class _Job:
+    work: Work
+    item: Any
+    done: Future = field(default_factory=Future)
+
+
+class Store:
+    """The database: readers per thread, and one writer thread, started at the first write."""
+
+    def __init__(self, path: str, schema: str, queue_size: int = 10_000):
+        self.path = path
+        self.schema_version = read_versions(schema)[-1][0]
+        self._writer = open_database(path, schema)
+        self._readers = threading.local()
+        self._all_readers: list[sqlite3.Connection] = []
+        self._queue: queue.Queue[_Job | None] = queue.Queue(queue_size)
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._seen_version = 0
+        self.forgetters: list[Callable[[], None]] = []  # called when what is remembered of the database may no longer hold
+
+    def reader(self) -> sqlite3.Connection:
+        """Return this thread's connection for reading."""
+        if not hasattr(self._readers, "connection"):
+            self._readers.connection = connect(self.path, read_only=True)
+            with self._lock:
+                self._all_readers.append(self._readers.connection)
+        return self._readers.connection
+
+    @contextlib.contextmanager
+    def snapshot(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
+        """Give a reader on which everything sees one state of the database. Raises Busy when it takes longer than `seconds`."""
+        connection = self.reader()
+        deadline = time.monotonic() + seconds if seconds else math.inf
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        connection.execute("begin")
+        try:
+            yield connection
+        except sqlite3.OperationalError as error:
+            if "interrupted" in str(error):
+                raise Busy(f"This report takes longer than {seconds:g} seconds. Ask for a shorter period or fewer dimensions.") from error
+            raise
+        finally:
+            connection.execute("rollback")
+            connection.set_progress_handler(None, 0)
+
+    def submit(self, work: Work, item: Any) -> Future:
+        """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
+
+        Raises Busy when the queue is full.
+        """
+        job = _Job(work, item)
+        with self._lock:
+            if self._closed:
+                raise Busy("The server is stopping.")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mininumbers-writer", daemon=True)
+                self._thread.start()
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            raise Busy("Too many hits are waiting to be written. Try again in a moment.") from None
+        return job.done
+
+    def write(self, work: Work, item: Any = None) -> Any:
+        """Do `work(connection, [item])` and return its result once it is committed. Raises Busy where that takes too long."""
+        return self.wait(self.submit(work, item))
+
+    @staticmethod
+    def wait(done: Future) -> Any:
+        """Return a Future's result. Raises Busy where the database does not answer in time or cannot be written."""
+        try:
+            return done.result(WRITE_TIMEOUT)
+        except TimeoutError:
+            raise Busy("The database did not answer in time.") from None
+
+    def transact(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Run `function(connection)` alone in its part of a transaction and return its result once it is committed."""
+        return self.write(lambda connection, items: [function(connection) for _ in items])
+
+    def vacuum(self, pages: int = 200) -> bool:
+        """Give up to `pages` free pages back to the file system; return whether any are left."""
+        def step(connection: sqlite3.Connection) -> bool:
+            connection.execute(f"pragma incremental_vacuum({pages:d})").fetchall()
+            return connection.execute("pragma freelist_count").fetchone()[0] > 0
+        return self.transact(step)
+
+    def truncate_log(self) -> bool:
+        """Move the write-ahead log into the database and empty it; return whether that succeeded, which a long read can prevent."""
+        with contextlib.closing(connect(self.path)) as connection:
+            connection.execute("pragma busy_timeout = 1000")
+            return connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0
+
+    def close(self) -> None:
+        """Write what is queued, stop the writer and close every connection."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._thread:
+            self._queue.put(None)
+            self._thread.join()
+        for connection in (*self._all_readers, self._writer):
+            connection.close()
+
+    def _run(self) -> None:
+        jobs: list[_Job] | None = []
+        while jobs is not None:
+            jobs = self._next_batch()
+            if jobs:
+                self._commit(jobs)
+
+    def _next_batch(self) -> list[_Job] | None:
+        """Wait for work and return all that is there; None when it is time to stop."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        jobs = [first]
+        with contextlib.suppress(queue.Empty):
+            while len(jobs) < BATCH:
+                job = self._queue.get_nowait()
+                if job is None:
+                    self._queue.put(None)  # finish these first
+                    break
+                jobs.append(job)
+        return jobs
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Do the jobs in one transaction and tell each its result only when that is on the disk."""
+        db = self._writer
+        try:
+            db.execute("begin immediate")
+            self._notice_others()
+            outcomes = [outcome for group in _groups(jobs) for outcome in self._attempt(group)]
+            db.execute("commit")
+        except sqlite3.Error as error:
+            self.forget()
+            if db.in_transaction:
+                db.execute("rollback")
+            busy = Busy("The database cannot be written just now. Try again in a moment.")
+            busy.__cause__ = error
+            log.error("writing failed: %s", error)
+            outcomes = [(busy, None)] * len(jobs)
+        for job, (error, result) in zip(jobs, outcomes):
+            job.done.set_exception(error) if error else job.done.set_result(result)
+
+    def _attempt(self, jobs: list[_Job]) -> list[tuple[Exception | None, Any]]:
+        """Do a group of like jobs; where it fails, each alone, so that only the one at fault fails."""
+        db = self._writer
+        db.execute("savepoint attempt")
+        try:
+            results = jobs[0].work(db, [job.item for job in jobs])
+            db.execute("release attempt")
+            return [(None, result) for result in results]
+        except Exception as error:
+            if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+                raise  # the disk or the file, not this work: nothing else in this transaction can succeed either
+            failure = error
+        self.forget()
+        db.execute("rollback to attempt")
+        db.execute("release attempt")
+        if len(jobs) == 1:
+            return [(failure, None)]
+        return [self._attempt([job])[0] for job in jobs]
+
+    def _notice_others(self) -> None:
+        """Forget what is remembered of the database when another process has written to it."""
+        version, = self._writer.execute("pragma data_version").fetchone()
+        if version != self._seen_version:
+            self.forget()
+        self._seen_version = version
+
+    def forget(self) -> None:
+        """Make everybody forget what they remember of the database."""
+        for forget in self.forgetters:
+            forget()
+
+
+def _groups(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Split jobs, in their order, into runs that have the same work."""
+    run: list[_Job] = []
+    for job in jobs:
+        if run and job.work != run[0].work:
+            yield run
+            run = []
+        run.append(job)
+    yield run
+
+
+def check_database(store: Store) -> list[str]:
+    """Return what is wrong with the database, in lines for a person; none means that all is well."""
+    with store.snapshot() as db:
+        problems = [line for line, in db.execute("pragma integrity_check") if line != "ok"]
+        problems += [f"{table}: a row points to nothing in {parent}" for table, _, parent, _ in db.execute("pragma foreign_key_check")]
+        for message, query in _INVARIANTS:
+            count, = db.execute(query).fetchone()
+            problems += [f"{count} {message}"] if count else []
+    return problems
+
+
+_INVARIANTS = (
+    ("hits belong to no visit", """
+        select count(*) from hits h where not exists (select 1 from visits v where v.site_id = h.site_id and v.id = h.visit_id)"""),
+    ("visits tell another number of pageviews than they have", """
+        select count(*) from visits v join sites s on s.id = v.site_id where s.retention_days is null and v.pageviews < (
+            select count(*) from hits h where h.site_id = v.site_id and h.visit_id = v.id and h.name = 1
+            and h.id between v.id and v.id + ((v.duration + 1) << 16))"""),
+    ("properties belong to no hit", """
+        select count(*) from props p where not exists (select 1 from hits h where h.site_id = p.site_id and h.id = p.hit_id)"""),
+    ("hits name a text that is not there", """
+        select count(*) from hits where page not in (select id from texts) or name not in (select id from texts)
+        or hostname not in (select id from texts)"""),
+    ("visits name a client or an origin that is not there", """
+        select count(*) from visits where client_id not in (select id from clients) or origin_id not in (select id from origins)"""),
+)
+
+
+# ---- sites, users, tokens --------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Site:
+    """A site as it is in effect: where it has no setting of its own, the instance's stands in."""
+
+    id: int
+    domain: str
+    timezone: str
+    hostnames: tuple[str, ...]
+    mode: str
+    rotation_hours: int
+    retention_days: int
+    gpc: str
+
+    @functools.cached_property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The site's time zone."""
+        return zone_of(self.timezone)
+
+    def allows(self, hostname: str) -> bool:
+        """Return whether hits may come from `hostname`: the site's domain, what lies below it, or a listed host."""
+        return any(_host_matches(allowed, hostname) for allowed in (self.domain, f"*.{self.domain}", *self.hostnames))
+
+
+def _host_matches(allowed: str, hostname: str) -> bool:
+    if allowed.startswith("*."):
+        return hostname.endswith(allowed[1:])
+    return allowed in ("*", hostname)
+
+
+SITE_OVERRIDES = ("mode", "rotation_hours", "retention_days", "gpc")
+_SITE_COLUMNS = "id, domain, timezone, hostnames, mode, rotation_hours, retention_days, gpc"
+
+
+def _site(row: Sequence, settings: Settings) -> Site:
+    site_id, domain, timezone_name, hostnames, *own = row
+    effective = [getattr(settings, name) if value is None else value for name, value in zip(SITE_OVERRIDES, own)]
+    return Site(site_id, domain, timezone_name, tuple(filter(None, hostnames.split(","))), *effective)
+
+
+def find_site(db: sqlite3.Connection, settings: Settings, domain: str) -> Site | None:
+    """Return the site of that domain ("www." or not), or None."""
+    row = db.execute(f"select {_SITE_COLUMNS} from sites where domain = ?", (host_of(domain),)).fetchone()
+    return _site(row, settings) if row else None
+
+
+def get_site(db: sqlite3.Connection, settings: Settings, domain: str) -> Site:
+    """Return the site of that domain. Raises NotFound."""
+    if site := find_site(db, settings, domain):
+        return site
+    raise NotFound(f"There is no site {domain!r} here; `mininumbers site list` shows those there are.")
+
+
+def list_sites(db: sqlite3.Connection, settings: Settings) -> list[Site]:
+    """Return all sites by name."""
+    return [_site(row, settings) for row in db.execute(f"select {_SITE_COLUMNS} from sites order by domain")]
+
+
+def check_site_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a site's settings as its row wants them. Raises InvalidInput, which names what is wrong.
+
+    An override that is the word "default" becomes null: as the instance says.
+    """
+    row = dict(values)
+    if "domain" in row:
+        row["domain"] = _check_domain(row["domain"])
+    if "timezone" in row:
+        row["timezone"] = zone_of(row["timezone"]).key
+    if "hostnames" in row:
+        row["hostnames"] = ",".join(_check_hostname(part.strip()) for part in row["hostnames"].split(",") if part.strip())
+    for name in SITE_OVERRIDES:
+        if row.get(name) is not None:
+            row[name] = None if row[name] == "default" else parse_setting(name, str(row[name]))
+            if row[name] is not None:
+                _check_setting(SETTINGS[name], row[name])
+    return row
+
+
+def _check_domain(text: str) -> str:
+    domain = host_of(text)
+    if not domain:
+        raise InvalidInput.of("domain", f"{text!r} is not a domain; write it as in example.com, without https:// and path")
+    return domain
+
+
+def _check_hostname(text: str) -> str:
+    wildcard, bare = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    if text != "*" and not host_of(bare):
+        raise InvalidInput.of("hostnames", f"{text!r} is neither a host name, *.domain nor *")
+    return text if text == "*" else wildcard + host_of(bare)
+
+
+def add_site(db: sqlite3.Connection, now: int, **values: Any) -> int:
+    """Add a site and return its id. Raises InvalidInput when it exists or a value is wrong."""
+    row = check_site_values(values)
+    if db.execute("select 1 from sites where domain = ?", (row["domain"],)).fetchone():
+        raise InvalidInput.of("domain", f"the site {row['domain']} exists already")
+    row["created_at"] = now
+    names = ", ".join(row)
+    return db.execute(f"insert into sites ({names}) values ({', '.join(':' + name for name in row)})", row).lastrowid
+
+
+def set_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str, **values: Any) -> None:
+    """Change settings of a site. Raises NotFound and InvalidInput. What changes its epochs ends those in progress."""
+    before = get_site(db, settings, domain)
+    row = check_site_values(values)
+    if row:
+        assignments = ", ".join(f"{name} = :{name}" for name in row)
+        db.execute(f"update sites set {assignments} where id = :id", {**row, "id": before.id})
+    after = get_site(db, settings, domain)
+    if (before.timezone, before.rotation_hours) != (after.timezone, after.rotation_hours):
+        end_epochs(db, before.id, now)
+
+
+def remove_site(db: sqlite3.Connection, settings: Settings, domain: str) -> None:
+    """Remove a site and its tokens at once; its data no longer counts and `purge` deletes it. Raises NotFound."""
+    site = get_site(db, settings, domain)
+    db.execute("delete from salts where site_id = ?", (site.id,))
+    db.execute("delete from sites where id = ?", (site.id,))
+
+
+SCRYPT = {"n": 2 ** 14, "r": 8, "p": 5}  # OWASP's parameters for 16 MB of memory
+MINIMUM_PASSWORD = 8  # characters, as NIST SP 800-63B asks for
+SESSION_SECONDS = 30 * 86_400
+
+
+def hash_password(password: str) -> str:
+    """Return a salted scrypt hash together with its parameters."""
+    salt = secrets.token_bytes(16)
+    key = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT, maxmem=2 ** 26)
+    return "$".join(["scrypt", *map(str, SCRYPT.values()), salt.hex(), key.hex()])
+
+
+def password_matches(password: str, stored: str) -> bool:
+    """Return whether `password` is the one that `stored` was made from, in time that does not tell where they differ."""
+    _, n, r, p, salt, key = stored.split("$")
+    given = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), maxmem=2 ** 26)
+    return hmac.compare_digest(given, bytes.fromhex(key))
+
+
+def secret_hash(secret: str) -> bytes:
+    """Return what is stored of a random secret. It has 256 bits of its own, so a slow hash would add nothing."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def has_users(db: sqlite3.Connection) -> bool:
+    """Return whether anybody has an account."""
+    return db.execute("select 1 from users").fetchone() is not None
+
+
+def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str) -> None:
+    """Add an account. Raises InvalidInput when the name is taken or unfit."""
+    if not 1 <= len(username) <= 64 or not username.isprintable() or username != username.strip():
+        raise InvalidInput.of("username", "must have 1 to 64 visible characters")
+    if db.execute("select 1 from users where username = ?", (username,)).fetchone():
+        raise InvalidInput.of("username", f"{username!r} exists already")
+    db.execute("insert into users (username, password_hash, created_at) values (?, ?, ?)", (username, password_hash, now))
+
+
+def check_password(password: str) -> None:
+    """Raise InvalidInput when a new password is too weak to keep anybody out."""
+    if not MINIMUM_PASSWORD <= len(password) <= 1024:
+        raise InvalidInput.of("password", f"must have {MINIMUM_PASSWORD} to 1024 characters")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks: a signed-in person, or a program with a token, which may be bound to one site and to reading."""
+
+    name: str
+    kind: str
+    site_id: int | None = None
+    read_only: bool = False
+
+    def may_read(self, site: Site) -> bool:
+        """Return whether this principal may see the site's numbers."""
+        return self.site_id in (None, site.id)
+
+
+def open_session(db: sqlite3.Connection, now: int, username: str) -> str:
+    """Return the secret of a new session of a user."""
+    secret = secrets.token_urlsafe(32)
+    db.execute("insert into sessions (token_hash, user_id, created_at, expires_at) select ?, id, ?, ? from users where username = ?",
+               (secret_hash(secret), now, now + SESSION_SECONDS, username))
+    return secret
+
+
+def session_principal(db: sqlite3.Connection, now: int, secret: str) -> Principal | None:
+    """Return who a session's secret belongs to, or None."""
+    row = db.execute("select u.username from sessions s join users u on u.id = s.user_id where s.token_hash = ? and s.expires_at > ?",
+                     (secret_hash(secret), now)).fetchone()
+    return Principal(row[0], "user") if row else None
+
+
+def close_session(db: sqlite3.Connection, secret: str) -> None:
+    """End a session."""
+    db.execute("delete from sessions where token_hash = ?", (secret_hash(secret),))
+
+
+def create_token(db: sqlite3.Connection, now: int, name: str, site_id: int | None, read_only: bool) -> str:
+    """Return a new token, to be shown once; only its hash is kept."""
+    if not name.strip() or len(name) > 100:
+        raise InvalidInput.of("name", "must have 1 to 100 characters")
+    secret = secrets.token_urlsafe(32)
+    db.execute("insert into tokens (name, token_hash, site_id, read_only, created_at) values (?, ?, ?, ?, ?)",
+               (name, secret_hash(secret), site_id, int(read_only), now))
+    return secret
+
+
+def token_principal(db: sqlite3.Connection, secret: str) -> Principal | None:
+    """Return what a token stands for, or None."""
+    row = db.execute("select name, site_id, read_only from tokens where token_hash = ?", (secret_hash(secret),)).fetchone()
+    return Principal(row[0], "token", row[1], bool(row[2])) if row else None
+
+
+# ---- ingest ----------------------------------------------------------------------------------------------------------
+# A request thread reads and judges an event; the writer's thread decides which visit it belongs to. Nothing of the address and
+# the user agent goes further than the Hit in memory.
+
+BODY_LIMIT = 65_536  # bytes; thirty properties of the longest kind fit
+URL_LIMIT = 8_192
+PAGE_LIMIT = 2_000
+NAME_LIMIT = 120
+PROPS_LIMIT, PROP_KEY_LIMIT, PROP_VALUE_LIMIT = 30, 300, 2_000
+ENGAGED_LIMIT = 7 * 86_400_000  # ms in one message
+PAGEVIEW, OTHER = 1, 2  # ids of texts that schema.sql puts in place
+ENGAGEMENT = "engagement"
+
+# Why a hit was not counted: the word in X-MiniNumbers-Dropped, and what it says to a person.
+DROP_REASONS = {
+    "unknown-site": "no site of that domain is set up here",
+    "hostname": "the page is on a host that the site does not allow",
+    "bot": "the user agent is that of a program",
+    "spam": "the referrer is known to send fake visits",
+    "gpc": "the visitor asked not to be tracked, and the site is set to drop such visits",
+    "no-visit": "engagement was told for a visit that is over or unknown",
+}
+
+# ISO 4217: codes in use, and the few whose minor unit is not a hundredth.
+CURRENCIES = frozenset("""
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLF CLP CNY COP CRC
+CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD
+JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO
+NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS
+TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UYW UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWG
+""".split())
+MINOR_DIGITS = {**dict.fromkeys("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(), 0),
+                **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3), "CLF": 4, "UYW": 4}
+
+
+class Form:
+    """Reads the fields of a JSON object and collects every mistake, so that one answer names them all.
+
+    A field may be known by several names; the first that is present and not null counts.
+    """
+
+    def __init__(self, body: Any):
+        if not isinstance(body, dict):
+            raise InvalidInput("The body must be a JSON object.")
+        self._body = body
+        self._mistakes: list[dict] = []
+
+    def raw(self, *names: str) -> tuple[str, Any]:
+        """Return (the name it came by, the value); (the last name, None) where there is none."""
+        return next(((name, value) for name in names if (value := self._body.get(name)) is not None), (names[-1], None))
+
+    def fail(self, name: str, message: str) -> None:
+        """Note a mistake."""
+        self._mistakes.append({"field": name, "message": message})
+
+    def text(self, *names: str, most: int, required: bool = False) -> str:
+        """Return a text of at most `most` characters, "" where there is none."""
+        name, value = self.raw(*names)
+        if value is None or value == "":
+            if required:
+                self.fail(name, "is required")
+        elif not isinstance(value, str):
+            self.fail(name, "must be text")
+        elif len(value) > most:
+            self.fail(name, f"must have at most {most} characters")
+        elif any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            self.fail(name, "must not have control characters")
+        else:
+            return value
+        return ""
+
+    def integer(self, *names: str, least: int, most: int) -> int | None:
+        """Return a whole number, None where there is none; a fraction is cut off, as clocks in browsers have one."""
+        name, value = self.raw(*names)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            self.fail(name, f"must be a number from {least} to {most}")
+            return None
+        return int(value)
+
+    def flag(self, *names: str) -> bool | None:
+        """Return a truth value, None where there is none; 0 and 1 are as good."""
+        name, value = self.raw(*names)
+        if value is None or value in (True, False):
+            return None if value is None else bool(value)
+        self.fail(name, "must be true or false")
+        return None
+
+    def check(self) -> None:
+        """Raise InvalidInput when any mistake was noted."""
+        if self._mistakes:
+            summary = "; ".join(f"{each['field']} {each['message']}" for each in self._mistakes)
+            raise InvalidInput(summary[:1000], self._mistakes)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a body says, checked but not yet judged."""
+
+    name: str
+    domains: tuple[str, ...]
+    page: str
+    hostname: str
+    query: str = field(repr=False)
+    referrer: str = field(repr=False)
+    props: tuple[tuple[str, str], ...]
+    revenue: tuple[int, str] | None
+    interactive: bool
+    scroll: int | None
+    engaged: int
+    width: int | None
+
+
+def read_event(body: Any) -> Event:
+    """Return the Event of a body in Plausible's events format. Raises InvalidInput naming every field that is wrong.
+
+    Source: https://plausible.io/docs/events-api
+    """
+    form = Form(body)
+    name = form.text("n", "name", most=NAME_LIMIT, required=True)
+    domain = form.text("d", "domain", most=1000, required=True)
+    url = _read_url(form)
+    page = page_of(url, bool(form.flag("h", "hash"))) if url else ""
+    if len(page) > PAGE_LIMIT:
+        form.fail("url", f"must have a path of at most {PAGE_LIMIT} characters")
+    event = Event(
+        name=name, domains=tuple(part.strip() for part in domain.split(",") if part.strip()), page=page,
+        hostname=host_of(url.hostname or "") if url else "", query=url.query if url else "",
+        referrer=form.text("r", "referrer", most=URL_LIMIT), props=_read_props(form), revenue=_read_revenue(form),
+        interactive=form.flag("i", "interactive") is not False, scroll=form.integer("sd", least=0, most=100),
+        engaged=form.integer("e", least=0, most=ENGAGED_LIMIT) or 0, width=form.integer("w", "screen_width", least=0, most=1_000_000))
+    if domain and not 1 <= len(event.domains) <= 10:
+        form.fail("domain", "must name 1 to 10 sites")
+    form.check()
+    return event
+
+
+def _read_url(form: Form) -> SplitResult | None:
+    text = form.text("u", "url", most=URL_LIMIT, required=True)
+    parts = split_url(text) if text else None
+    if text and (parts is None or parts.scheme == "data" or not host_of(parts.hostname or "")):
+        form.fail("url", "must be an absolute URL such as https://example.com/page")
+        return None
+    return parts
+
+
+def page_of(url: SplitResult, hash_mode: bool) -> str:
+    """Return the page of a URL: its path, and in hash mode its fragment; never a query."""
+    page = unquote(url.path, errors="replace") or "/"
+    if hash_mode and url.fragment:
+        page += "#" + unquote(url.fragment.partition("?")[0], errors="replace")
+    return clean(page)
+
+
+def _read_props(form: Form) -> tuple[tuple[str, str], ...]:
+    name, value = form.raw("p", "props", "m", "meta")
+    if isinstance(value, str):
+        try:
+            value = load_json(value.encode("utf-8", "surrogatepass")) if value else None
+        except InvalidInput:
+            form.fail(name, "must be an object, or one written as JSON")
+            return ()
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        form.fail(name, "must be an object")
+        return ()
+    if len(value) > PROPS_LIMIT:
+        form.fail(name, f"must have at most {PROPS_LIMIT} properties")
+    return tuple((key, text) for key, each in value.items() if (text := _read_prop(form, name, key, each)))
+
+
+def _read_prop(form: Form, name: str, key: str, value: Any) -> str:
+    """Return a property's value as text; "" leaves it out, as null and empty text do."""
+    if not 1 <= len(key) <= PROP_KEY_LIMIT or not key.isprintable():
+        form.fail(name, f"property names must have 1 to {PROP_KEY_LIMIT} visible characters")
+    elif isinstance(value, (dict, list)) or isinstance(value, float) and not math.isfinite(value):
+        form.fail(name, f"property {key!r} must be text, a number or true or false")
+    elif value is not None:
+        text = json.dumps(value) if isinstance(value, (bool, int, float)) else clean(value)
+        if len(text) > PROP_VALUE_LIMIT:
+            form.fail(name, f"property {key!r} must have at most {PROP_VALUE_LIMIT} characters")
+        return _without_query(text)
+    return ""
+
+
+def _without_query(text: str) -> str:
+    """Return a property that is a URL without its query and fragment: what they hold is never stored."""
+    return re.split(r"[?#]", text, maxsplit=1)[0] if re.match(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", text, re.IGNORECASE) else text
+
+
+def _read_revenue(form: Form) -> tuple[int, str] | None:
+    """Return (amount in the currency's minor unit, currency)."""
+    name, value = form.raw("$", "revenue")
+    with contextlib.suppress(InvalidInput):
+        value = load_json(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) and value else value
+    if value is None or value == "":
+        return None
+    currency = value.get("currency") if isinstance(value, dict) else None
+    if not isinstance(currency, str) or currency.upper() not in CURRENCIES:
+        form.fail(name, "must have an amount and a currency of ISO 4217, as in {\"amount\": 12.5, \"currency\": \"EUR\"}")
+        return None
+    amount = value.get("amount")
+    if isinstance(amount, bool) or not re.fullmatch(r"-?[0-9]{1,13}(\.[0-9]{1,20})?", str(amount), re.ASCII):
+        form.fail(name, "amount must be a number such as 12.5 or \"12.50\", below ten trillion")
+        return None
+    digits = MINOR_DIGITS.get(currency.upper(), 2)
+    return int(Decimal(str(amount)).scaleb(digits).to_integral_value()), currency.upper()
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sent a request, as far as its headers tell. Held in memory only, and kept out of every repr()."""
+
+    address: str = field(repr=False)
+    user_agent: str = field(repr=False)
+    language: str = ""
+    wants_privacy: bool = False  # Sec-GPC or DNT
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An event that counts, on its way to the writer."""
+
+    site: Site
+    second: int
+    sender: Sender = field(repr=False)
+    event: Event
+    client: Client
+    origin: Origin
+
+    @property
+    def is_engagement(self) -> bool:
+        """Whether it only tells more of a pageview that was already counted."""
+        return self.event.name == ENGAGEMENT
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """The texts its own row needs."""
+        yield from (self.event.name, self.event.page, self.event.hostname)
+        for pair in self.event.props:
+            yield from pair
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A hit that does not count, on its way to be counted as such."""
+
+    site_id: int
+    day: str
+    reason: str
+
+
+class Texts:
+    """Interned text. Lives on the writer's thread.
+
+    A flood of made-up paths must not fill the disk: beyond a number of new texts per site and day, what is new becomes (other).
+    The tally is in memory; a restart begins it anew.
+    """
+
+    CACHE = 50_000  # texts remembered; some 10 MB
+
+    def __init__(self, new_per_day: int):
+        self._new_per_day = new_per_day
+        self._ids: dict[str, int] = {}
+        self._new: dict[int, tuple[int, int]] = {}  # site → (day, how many)
+
+    def forget(self) -> None:
+        """Forget the ids, as they may have been rolled back or changed by another process."""
+        self._ids.clear()
+
+    def load(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
+        """Learn the ids of those texts that are already there."""
+        if len(self._ids) > self.CACHE:
+            self._ids.clear()
+        if missing := list({text for text in wanted if text not in self._ids}):
+            rows = db.execute("select text, id from texts where text in (select value from json_each(?))", (json.dumps(missing),))
+            self._ids.update(rows)
+
+    def intern(self, db: sqlite3.Connection, wanted: Sequence[tuple[int, int, str]]) -> None:
+        """Learn the ids of the texts in [(site id, second, text), …]; those that are new get one, as far as the site may."""
+        self.load(db, (text for _, _, text in wanted))
+        fresh: dict[str, None] = {}
+        for site_id, second, text in wanted:
+            if text not in self._ids and text not in fresh and self._may_add(site_id, second // 86_400):
+                fresh[text] = None
+        if fresh:
+            db.execute("insert into texts (text) select value from json_each(?)", (json.dumps(list(fresh)),))
+            self.load(db, fresh)
+
+    def _may_add(self, site_id: int, day: int) -> bool:
+        known_day, count = self._new.get(site_id, (day, 0))
+        count = count if known_day == day else 0
+        if count >= self._new_per_day:
+            return False
+        self._new[site_id] = (day, count + 1)
+        return True
+
+    def id_of(self, text: str) -> int:
+        """Return the id of a text that was interned just now."""
+        return self._ids.get(text, OTHER)
+
+    def find(self, text: str) -> int | None:
+        """Return the id of a text that was loaded just now, or None when there is no such text."""
+        return self._ids.get(text)
+
+
+@dataclass
+class Visit:
+    """A row of `visits`, while hits are added to it."""
+
+    site_id: int
+    id: int
+    visitor: int
+    client_id: int = 0
+    origin_id: int = 0
+    entry_page: int = 0
+    exit_page: int = 0
+    exit_id: int = 0
+    pageviews: int = 0
+    interactive: int = 0
+    duration: int = 0
+    live: int = 1
+
+    def goes_on(self, second: int) -> bool:
+        """Return whether something that happens now still belongs to this visit."""
+        return second - (self.id >> 16) - self.duration <= VISIT_TIMEOUT
+
+    def touch(self, second: int) -> None:
+        """Note a sign of life."""
+        self.duration = max(self.duration, second - (self.id >> 16))
+
+    def add(self, hit_id: int, name: int, page: int, interactive: bool) -> None:
+        """Note an event."""
+        if name == PAGEVIEW:
+            self.pageviews, self.exit_id, self.exit_page = self.pageviews + 1, hit_id, page
+        else:
+            self.interactive = int(self.interactive or interactive)
+            if not self.pageviews:
+                self.exit_page = page
+
+
+_VISIT_COLUMNS = tuple(each.name for each in dataclasses.fields(Visit))
+_CLIENT_COLUMNS = tuple(each.name for each in dataclasses.fields(Client))
+_ORIGIN_COLUMNS = tuple(each.name for each in dataclasses.fields(Origin))
+
+
+def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence], conflict: str = "") -> None:
+    """Insert all rows by one statement.
+
+    CPython's sqlite3 lets go of the interpreter lock at every step; row by row, next to a server's polling loop, that made writing
+    many times slower.
+    """
+    if rows := list(rows):
+        values = ", ".join(f"json_extract(value, '$[{index}]')" for index in range(len(columns)))
+        db.execute(f"insert into {table} ({', '.join(columns)}) select {values} from json_each(?) where true {conflict}", (json.dumps(rows),))
+
+
+class Batch:
+    """The hits of one transaction: finds or begins the visit of each, then writes them all at once."""
+
+    def __init__(self, db: sqlite3.Connection, texts: Texts, salts: Salts, hits: Sequence[Hit]):
+        self.db, self.texts, self.salts = db, texts, salts
+        texts.load(db, (hit.event.page for hit in hits if hit.is_engagement))
+        texts.intern(db, [(hit.site.id, hit.second, text) for hit in hits if not hit.is_engagement for text in hit.texts])
+        self.visitors = self._visitors(hits)
+        self.open = self._open_visits({(hit.site.id, each) for hit, candidates in zip(hits, self.visitors) for each in candidates})
+        self.changed: dict[tuple[int, int], Visit] = {}
+        self.begun: list[tuple[Visit, Hit]] = []
+        self.rows: list[tuple[int, Visit, Hit]] = []
+        self.pages: dict[tuple[int, int, int], int] = {}  # (site, visit, page) → its newest pageview in this batch
+        self.engaged: dict[tuple[int, int], tuple[int, int | None]] = {}
+        self.next_ids: dict[tuple[int, int], int] = {}
+
+    def _visitors(self, hits: Sequence[Hit]) -> list[list[int]]:
+        """Return for each hit the visitors it may belong to, likeliest first."""
+        salts: dict[tuple[int, int], tuple[bytes, list[bytes]]] = {}
+        for hit in hits:
+            if (key := (hit.site.id, hit.second)) not in salts:
+                salts[key] = self.salts.current(self.db, hit.site, hit.second), self.salts.previous(self.db, hit.site, hit.second)
+        return [self.salts.candidates(salts[hit.site.id, hit.second], hit.site, hit.sender.address, hit.sender.user_agent) for hit in hits]
+
+    def _open_visits(self, keys: set[tuple[int, int]]) -> dict[tuple[int, int], Visit]:
+        rows = self.db.execute(f"""
+            select {', '.join('v.' + column for column in _VISIT_COLUMNS)}
+            from json_each(?) j cross join visits v
+            where v.live = 1 and v.site_id = json_extract(j.value, '$[0]') and v.visitor = json_extract(j.value, '$[1]')""",
+                               (json.dumps(list(keys)),))
+        return {(visit.site_id, visit.visitor): visit for visit in (Visit(*row) for row in rows)}
+
+    def add(self, hit: Hit, candidates: list[int]) -> str:
+        """Add a hit; return "" or the reason why it does not count."""
+        visit = self._visit_in_progress(hit, candidates)
+        if visit is None and hit.is_engagement:
+            return "no-visit"
+        hit_id = 0 if hit.is_engagement else self._next_id(hit)
+        visit = visit or self._begin(hit, hit_id, candidates[0])
+        visit.touch(hit.second)
+        self.changed[visit.site_id, visit.id] = visit
+        if hit.is_engagement:
+            self._engage(visit, hit)
+        else:
+            self._append(visit, hit, hit_id)
+        return ""
+
+    def _visit_in_progress(self, hit: Hit, candidates: list[int]) -> Visit | None:
+        for visitor in candidates:
+            visit = self.open.get((hit.site.id, visitor))
+            if visit and visit.goes_on(hit.second):
+                if visitor != candidates[0]:
+                    self.salts.carried[hit.site.id, candidates[0]] = visitor
+                return visit
+        return None
+
+    def _next_id(self, hit: Hit) -> int:
+        """Return the next free id of the hit's second; a full second, or a clock set back onto it, goes on where it left off."""
+        site_id, second = hit.site.id, hit.second
+        key = (site_id, second)
+        if key not in self.next_ids:
+            newest, = self.db.execute("select max(id) from hits where site_id = ? and id >= ? and id < ?",
+                                      (site_id, second << 16, (second + 1) << 16)).fetchone()
+            self.next_ids[key] = second << 16 if newest is None else newest + 1
+        hit_id = self.next_ids[key]
+        if hit_id >> 16 != second:
+            return self._next_id(dataclasses.replace(hit, second=second + 1))
+        self.next_ids[key] += 1
+        return hit_id
+
+    def _begin(self, hit: Hit, hit_id: int, visitor: int) -> Visit:
+        if stale := self.open.get((hit.site.id, visitor)):
+            stale.live = 0  # before the new one: a visitor has one visit in progress
+            self.changed[stale.site_id, stale.id] = stale
+        page = self.texts.id_of(hit.event.page)
+        visit = self.open[hit.site.id, visitor] = Visit(hit.site.id, hit_id, visitor, entry_page=page, exit_page=page)
+        self.begun.append((visit, hit))
+        return visit
+
+    def _append(self, visit: Visit, hit: Hit, hit_id: int) -> None:
+        name, page = self.texts.id_of(hit.event.name), self.texts.id_of(hit.event.page)
+        visit.add(hit_id, name, page, hit.event.interactive)
+        self.rows.append((hit_id, visit, hit))
+        if name == PAGEVIEW:
+            self.pages[visit.site_id, visit.id, page] = hit_id
+
+    def _engage(self, visit: Visit, hit: Hit) -> None:
+        """Add engagement to the visit's newest pageview of that page; where it never saw the page, it was only a sign of life."""
+        page = self.texts.find(hit.event.page)
+        hit_id = None if page is None else self._newest_pageview(visit, page)
+        if hit_id:
+            engaged, scroll = self.engaged.get((visit.site_id, hit_id), (0, None))
+            deepest = max((each for each in (scroll, hit.event.scroll) if each is not None), default=None)
+            self.engaged[visit.site_id, hit_id] = engaged + hit.event.engaged, deepest
+
+    def _newest_pageview(self, visit: Visit, page: int) -> int | None:
+        if found := self.pages.get((visit.site_id, visit.id, page)):
+            return found
+        if page == visit.exit_page and visit.exit_id:
+            return visit.exit_id
+        # A message that was overtaken by the next page's hit: look back from now, since its page was most likely the one before.
+        row = self.db.execute("""
+            select id from hits where site_id = ? and id >= ? and visit_id = ? and page = ? and name = ? order by id desc limit 1""",
+                              (visit.site_id, visit.id, visit.id, page, PAGEVIEW)).fetchone()
+        return row and row[0]
+
+    def flush(self) -> None:
+        """Write everything."""
+        self._name_beginnings()
+        _insert(self.db, "visits", _VISIT_COLUMNS, map(dataclasses.astuple, self.changed.values()), """
+            on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_id = excluded.exit_id,
+            pageviews = excluded.pageviews, interactive = excluded.interactive, duration = excluded.duration, live = excluded.live""")
+        text = self.texts.id_of
+        _insert(self.db, "hits", ("site_id", "id", "visit_id", "name", "page", "hostname"), (
+            (visit.site_id, hit_id, visit.id, text(hit.event.name), text(hit.event.page), text(hit.event.hostname))
+            for hit_id, visit, hit in self.rows))
+        _insert(self.db, "props", ("site_id", "hit_id", "key", "value"), {  # two names folded into (other) are one
+            (visit.site_id, hit_id, text(key)): (visit.site_id, hit_id, text(key), text(value))
+            for hit_id, visit, hit in self.rows for key, value in hit.event.props}.values())
+        _insert(self.db, "revenue", ("site_id", "hit_id", "amount", "currency"), (
+            (visit.site_id, hit_id, *hit.event.revenue) for hit_id, visit, hit in self.rows if hit.event.revenue))
+        self._write_engagement()
+
+    def _name_beginnings(self) -> None:
+        """Give the visits that began here their client and origin."""
+        self.texts.intern(self.db, [(hit.site.id, hit.second, text) for _, hit in self.begun
+                                    for text in (*dataclasses.astuple(hit.client), *dataclasses.astuple(hit.origin))])
+        clients = self._combinations("clients", _CLIENT_COLUMNS, [hit.client for _, hit in self.begun])
+        origins = self._combinations("origins", _ORIGIN_COLUMNS, [hit.origin for _, hit in self.begun])
+        for (visit, _), client_id, origin_id in zip(self.begun, clients, origins):
+            visit.client_id, visit.origin_id = client_id, origin_id
+
+    def _combinations(self, table: str, columns: Sequence[str], values: Sequence[Client | Origin]) -> list[int]:
+        """Return the row of `table` for each value, adding those combinations that are new."""
+        rows = [tuple(map(self.texts.id_of, dataclasses.astuple(value))) for value in values]
+        _insert(self.db, table, columns, set(rows), "on conflict do nothing")
+        where = " and ".join(f"{column} = json_extract(j.value, '$[{index}]')" for index, column in enumerate(columns))
+        found = self.db.execute(f"select j.key, t.id from json_each(?) j cross join {table} t where {where}", (json.dumps(rows),))
+        ids = dict(found)
+        return [ids[index] for index in range(len(rows))]
+
+    def _write_engagement(self) -> None:
+        rows = [(*key, *value) for key, value in self.engaged.items()]
+        if rows:
+            self.db.execute("""
+                update hits set engaged = engaged + json_extract(j.value, '$[2]'),
+                    scroll = max(coalesce(scroll, json_extract(j.value, '$[3]')), coalesce(json_extract(j.value, '$[3]'), scroll))
+                from json_each(?) j where hits.site_id = json_extract(j.value, '$[0]') and hits.id = json_extract(j.value, '$[1]')""",
+                            (json.dumps(rows),))
+
+
+def count_drops(db: sqlite3.Connection, drops: Sequence[Drop]) -> list[None]:
+    """Count what was not counted."""
+    tally = Counter((drop.site_id, drop.day, drop.reason) for drop in drops)
+    _insert(db, "dropped", ("site_id", "day", "reason", "count"), [(*key, count) for key, count in tally.items()],
+            "on conflict (site_id, day, reason) do update set count = count + excluded.count")
+    return [None] * len(drops)
+
+
+class Collector:
+    """Takes events in: judges each, and returns only when what counts is on the disk."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock):
+        self._settings, self._store, self._clock = settings, store, clock
+        self._geoip = GeoIP(settings.geoip)
+        patterns = asset("bots.txt").read_text("utf-8").splitlines()
+        self._agents = UserAgents(line for line in patterns if line and not line.startswith("#"))
+        self._texts = Texts(settings.new_values_per_day)
+        self.salts = Salts()
+        store.forgetters.append(self._texts.forget)
+
+    def collect(self, event: Event, sender: Sender) -> str:
+        """Record an event for each site it names. Return "", or why it was dropped. Raises Busy where it cannot be written now."""
+        second = int(self._clock())
+        waiting = [self._submit(event, domain, sender, second) for domain in event.domains]
+        return next(filter(None, [reason or self._store.wait(done) for reason, done in waiting]), "")
+
+    def _submit(self, event: Event, domain: str, sender: Sender, second: int) -> tuple[str, Future]:
+        site = find_site(self._store.reader(), self._settings, domain)
+        hit = self._judge(event, site, sender, second)
+        if isinstance(hit, Hit):
+            return "", self._store.submit(self.record, hit)
+        day = local_date(second, site.zone if site else timezone.utc).isoformat()
+        done = self._store.submit(count_drops, Drop(site.id if site else 0, day, hit))
+        self._store.wait(done)
+        return hit, done
+
+    def _judge(self, event: Event, site: Site | None, sender: Sender, second: int) -> Hit | str:
+        """Return the Hit that counts, or the reason why none does; the cheapest refusals come first."""
+        if site is None:
+            return "unknown-site"
+        if not site.allows(event.hostname):
+            return "hostname"
+        if sender.wants_privacy and site.gpc == "drop":
+            return "gpc"
+        client = self._agents.read(sender.user_agent)
+        if client is None:
+            return "bot"
+        if event.referrer and is_spam(event.referrer):
+            return "spam"
+        mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
+        origin = origin_of(event.query, event.referrer, site.allows, host_only=mode == "paranoid")
+        return Hit(site, second, sender, event, self._client(client, event, sender, mode), origin)
+
+    def _client(self, client: Client, event: Event, sender: Sender, mode: str) -> Client:
+        if mode == "paranoid":
+            return Client()
+        country, region, city = self._geoip.locate(sender.address)
+        whole = dataclasses.replace(client, country=country, region=region, city=city, language=sender.language, screen=screen_of(event.width))
+        return reduce_client(whole, mode)
+
+    def record(self, db: sqlite3.Connection, hits: Sequence[Hit]) -> list[str]:
+        """Write hits within the writer's transaction; return for each "" or the reason why it does not count."""
+        batch = Batch(db, self._texts, self.salts, hits)
+        reasons = [batch.add(hit, candidates) for hit, candidates in zip(hits, batch.visitors)]
+        batch.flush()
+        count_drops(db, [Drop(hit.site.id, local_date(hit.second, hit.site.zone).isoformat(), reason)
+                         for hit, reason in zip(hits, reasons) if reason])
+        return reasons
+
+    def close(self) -> None:
+        """Let go of the GeoIP file."""
+        self._geoip.close()
+
+
+# ---- periods and filters ---------------------------------------------------------------------------------------------
+# Local time becomes ranges of hit ids here, and filters become SQL: nothing else writes a WHERE from what was asked.
+
+INTERVALS = ("minute", "hour", "day", "week", "month")
+MAX_BUCKETS = 10_000
+MAX_FILTER_DEPTH = 16
+MAX_VALUES = 1_000  # in one filter
+
+
+@dataclass(frozen=True)
+class Period:
+    """A stretch of time: from `start` up to, not including, `end`, both unix seconds, seen in a time zone."""
+
+    start: int
+    end: int
+    zone: zoneinfo.ZoneInfo
+
+    @classmethod
+    def of_days(cls, first: date, last: date, zone: zoneinfo.ZoneInfo) -> Period:
+        """Return the period from the midnight that opens `first` to the one that closes `last`."""
+        return cls(midnight(first, zone), midnight(last + timedelta(days=1), zone), zone)
+
+    @property
+    def first(self) -> date:
+        """The local date it begins on."""
+        return local_date(self.start, self.zone)
+
+    @property
+    def last(self) -> date:
+        """The local date of its last second."""
+        return local_date(max(self.start, self.end - 1), self.zone)
+
+    @property
+    def is_whole_days(self) -> bool:
+        """Whether it begins and ends at midnight."""
+        return self == Period.of_days(self.first, self.last, self.zone)
+
+    def iso(self) -> list[str]:
+        """Return its first and last second in ISO 8601, with the zone's offset."""
+        return [datetime.fromtimestamp(second, self.zone).isoformat() for second in (self.start, max(self.start, self.end - 1))]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One step of a time series: `start` to `end` in unix seconds, under a local label."""
+
+    label: str
+    start: int
+    end: int
+
+
+def read_period(date_range: Any, zone: zoneinfo.ZoneInfo, now: float, earliest: Callable[[], int | None]) -> Period:
+    """Return the Period of a `date_range`; `earliest` tells the second of the site's first hit. Raises InvalidInput.
+
+    Source: https://plausible.io/docs/stats-api#date_range
+    """
+    today = local_date(now, zone)
+    if isinstance(date_range, list):
+        return _custom_period(date_range, zone)
+    if not isinstance(date_range, str):
+        raise InvalidInput.of("date_range", _PERIOD_HELP)
+    if match := re.fullmatch(r"(7|28|30|91)d", date_range):
+        return Period.of_days(today - timedelta(days=int(match[1])), today - timedelta(days=1), zone)
+    if match := re.fullmatch(r"(6|12)mo", date_range):
+        return Period.of_days(_add_months(today, -int(match[1])), today.replace(day=1) - timedelta(days=1), zone)
+    if date_range == "month":
+        return Period.of_days(today.replace(day=1), _add_months(today, 1) - timedelta(days=1), zone)
+    if date_range == "year":
+        return Period.of_days(today.replace(month=1, day=1), today.replace(month=12, day=31), zone)
+    if date_range == "all":
+        second = earliest()
+        return Period.of_days(today if second is None else min(today, local_date(second, zone)), today, zone)
+    if date_range == "day":
+        return Period.of_days(today, today, zone)
+    raise InvalidInput.of("date_range", _PERIOD_HELP)
+
+
+_PERIOD_HELP = "must be day, 7d, 28d, 30d, 91d, month, 6mo, 12mo, year, all, or [from, to] with two dates or two date-times with an offset"
+
+
+def _custom_period(pair: list, zone: zoneinfo.ZoneInfo) -> Period:
+    try:
+        if len(pair) != 2 or not all(isinstance(each, str) for each in pair):
+            raise ValueError
+        if all(re.fullmatch(r"\d{4}-\d\d-\d\d", each, re.ASCII) for each in pair):
+            first, last = map(date.fromisoformat, pair)
+            period = Period.of_days(first, last, zone)
+        else:
+            start, end = (datetime.fromisoformat(re.sub("[Zz]$", "+00:00", each)) for each in pair)
+            if start.tzinfo is None or end.tzinfo is None:
+                raise ValueError
+            period = Period(int(start.timestamp()), int(end.timestamp()) + 1, zone)
+    except (ValueError, OverflowError):
+        raise InvalidInput.of("date_range", _PERIOD_HELP) from None
+    if not 0 <= period.start < period.end <= 4_102_444_800:
+        raise InvalidInput.of("date_range", "must end after it begins, between 1970 and 2100")
+    return period
+
+
+def _add_months(day: date, months: int) -> date:
+    """Return the first of the month that lies `months` after that of `day`."""
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return date(year, month + 1, 1)
+
+
+def _year_before(day: date) -> date:
+    try:
+        return day.replace(year=day.year - 1)
+    except ValueError:
+        return day.replace(year=day.year - 1, day=28)
+
+
+def comparison_period(period: Period, mode: str, custom: Period | None, match_day_of_week: bool, now: float) -> Period:
+    """Return what a period is compared with; what of it lies ahead of today is left out of the comparison.
+
+    Modes: previous_period (as many days, right before), year_over_year (the same dates), custom.
+    """
+    if mode == "custom":
+        return custom
+    if not period.is_whole_days:
+        length = period.end - period.start
+        shift = length if mode == "previous_period" else (period.first - _year_before(period.first)).days * 86_400
+        return Period(period.start - shift, period.end - shift, period.zone)
+    last = max(period.first, min(period.last, local_date(now, period.zone)))
+    if mode == "year_over_year":
+        first, last = _year_before(period.first), _year_before(last)
+    else:
+        length = last - period.first + timedelta(days=1)
+        first, last = period.first - length, last - length
+    shift = _to_weekday(period.first, first) if match_day_of_week else timedelta()
+    return Period.of_days(first + shift, last + shift, period.zone)
+
+
+def _to_weekday(wanted: date, day: date) -> timedelta:
+    """Return the shortest shift that brings `day` to the weekday of `wanted`, but not onto `wanted` itself."""
+    shift = (wanted.weekday() - day.weekday()) % 7
+    if shift > 3 or day + timedelta(days=shift) == wanted:
+        shift -= 7 if shift else 0
+    return timedelta(days=shift)
+
+
+def interval_of(dimension: str, period: Period) -> str:
+    """Return the interval of a time dimension; plain `time` takes one that suits the period."""
+    if dimension != "time":
+        return dimension.partition(":")[2]
+    days = (period.last - period.first).days + 1
+    return "hour" if days == 1 else "day" if days <= 92 else "month"
+
+
+def buckets_of(period: Period, interval: str) -> list[Bucket]:
+    """Return the buckets of a period, none left out. Raises InvalidInput where they would be too many."""
+    seconds = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_419_200}[interval]
+    if (period.end - period.start) / seconds > MAX_BUCKETS:
+        raise InvalidInput.of("dimensions", f"time:{interval} gives too many points for this period; take a longer interval")
+    edges = _clock_edges(period, seconds) if seconds <= 3600 else _calendar_edges(period, interval)
+    starts = [max(start, period.start) for start, _ in edges] + [period.end]
+    return [Bucket(label, start, max(start, end)) for (_, label), start, end in zip(edges, starts, starts[1:])]
+
+
+def _calendar_edges(period: Period, interval: str) -> list[tuple[int, str]]:
+    """Return [(second, label)] of the days, weeks from Monday, or months that a period touches."""
+    day, last = period.first, period.last
+    if interval == "week":
+        day -= timedelta(days=day.weekday())
+    elif interval == "month":
+        day = day.replace(day=1)
+    edges = []
+    while day <= last:
+        edges.append((midnight(day, period.zone), day.isoformat()))
+        day = _add_months(day, 1) if interval == "month" else day + timedelta(days=7 if interval == "week" else 1)
+    return edges
+
+
+def _clock_edges(period: Period, length: int) -> list[tuple[int, str]]:
+    """Return [(second, label)] of the local hours or minutes that a period touches; where clocks go back, an hour stands twice."""
+    edges = []
+    second = period.start
+    while second < period.end:
+        local = datetime.fromtimestamp(second, period.zone)
+        into = local.minute % (length // 60) * 60 + local.second
+        label = local - timedelta(seconds=into)
+        edges.append((second, label.strftime("%Y-%m-%d %H:%M:%S") + (label.isoformat()[-6:] if local.fold else "")))
+        second += length - into
+    return edges
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Something to group and filter by. `column` is SQL over h(its), v(isits), c(lients), o(rigins) that gives the id of a text."""
+
+    label: str
+    column: str
+    empty: str = "(not set)"
+    key: str = ""
+
+
+def _event(label: str, column: str) -> Dimension:
+    return Dimension(label, f"h.{column}")
+
+
+DIMENSIONS = {
+    "event:page": _event("Page", "page"),
+    "event:hostname": _event("Hostname", "hostname"),
+    "event:name": _event("Event", "name"),
+    "visit:entry_page": Dimension("Entry page", "v.entry_page"),
+    "visit:exit_page": Dimension("Exit page", "v.exit_page"),
+    "visit:source": Dimension("Source", "o.source", "Direct"),
+    "visit:channel": Dimension("Channel", "o.channel", "Direct"),
+    "visit:referrer": Dimension("Referrer", "o.referrer"),
+    **{f"visit:{name}": Dimension(name.replace("utm_", "UTM "), f"o.{name}") for name in UTM_TAGS},
+    "visit:country": Dimension("Country", "c.country"),
+    "visit:region": Dimension("Region", "c.region"),
+    "visit:city": Dimension("City", "c.city"),
+    "visit:device": Dimension("Device", "c.device"),
+    "visit:browser": Dimension("Browser", "c.browser"),
+    "visit:browser_version": Dimension("Browser version", "c.browser_version"),
+    "visit:os": Dimension("Operating system", "c.os"),
+    "visit:os_version": Dimension("Operating system version", "c.os_version"),
+    "visit:language": Dimension("Language", "c.language"),
+    "visit:screen": Dimension("Screen size", "c.screen"),
+}
+TIME_DIMENSIONS = ("time", *(f"time:{interval}" for interval in INTERVALS))
+_PROP = "event:props:"
+_PROP_COLUMN = """coalesce((select p.value from props p where p.site_id = h.site_id and p.hit_id = h.id
+    and p.key = (select id from texts where text = {key})), 0)"""
+
+
+def dimension_of(name: Any, where: str = "dimensions") -> Dimension:
+    """Return the Dimension of that name. Raises InvalidInput, of the field `where`, when there is none."""
+    if isinstance(name, str):
+        if name in DIMENSIONS:
+            return DIMENSIONS[name]
+        if name.startswith(_PROP) and len(name) > len(_PROP):
+            return Dimension(name[len(_PROP):], _PROP_COLUMN, "(none)", key=name[len(_PROP):])
+    raise InvalidInput.of(where, f"{name!r} is not a dimension; there are {', '.join(DIMENSIONS)}, {_PROP}NAME"
+                          + (f" and {', '.join(TIME_DIMENSIONS)}" if where == "dimensions" else ""))
+
+
+class Binder:
+    """Collects the values of a query while its SQL is put together: every value is bound, none is written into SQL."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def bind(self, value: Any) -> str:
+        """Return the placeholder that stands for `value`."""
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return f":{name}"
+
+    def column(self, dimension: Dimension) -> str:
+        """Return a dimension's SQL."""
+        return dimension.column.format(key=self.bind(dimension.key)) if dimension.key else dimension.column
+
+
+_JOINED = """hits h
+    join visits v on v.site_id = h.site_id and v.id = h.visit_id
+    left join clients c on c.id = v.client_id
+    left join origins o on o.id = v.origin_id"""  # SQLite leaves out a left join that nothing looks at
+
+# How an operator tests the texts t against the wanted values j; {text} is what a person sees of t.
+_TESTS = {
+    "is": "{text} = {value}",
+    "contains": "instr({text}, {value}) > 0",
+    "matches": "{text} regexp {value}",
+}
+
+
+class Where:
+    """The one compiler from (site, period, filters) to SQL."""
+
+    def __init__(self, binder: Binder, site: Site, period: Period):
+        self._binder, self._site, self._period = binder, site, period
+
+    def compile(self, filters: Sequence) -> str:
+        """Return the condition over h, v, c and o that all `filters` hold. Raises InvalidInput."""
+        return " and ".join(["true", *(self._filter(each, 0) for each in filters)])
+
+    def _filter(self, node: Any, depth: int) -> str:
+        if not isinstance(node, list) or len(node) < 2 or not isinstance(node[0], str):
+            raise InvalidInput.of("filters", "each must be [operator, dimension, [values]], [\"and\"|\"or\", [filters]] or [\"not\", filter]")
+        if depth > MAX_FILTER_DEPTH:
+            raise InvalidInput.of("filters", f"must not be nested deeper than {MAX_FILTER_DEPTH}")
+        operator, rest = node[0], node[1:]
+        if operator in ("and", "or"):
+            return self._join(operator, rest, depth)
+        if operator in ("not", "has_done", "has_not_done"):
+            if len(rest) != 1:
+                raise InvalidInput.of("filters", f"\"{operator}\" takes one filter")
+            inner = self._filter(rest[0], depth + 1)
+            return f"not {inner}" if operator == "not" else self._behaviour(operator, inner)
+        return self._leaf(operator, rest)
+
+    def _join(self, operator: str, rest: list, depth: int) -> str:
+        if len(rest) != 1 or not isinstance(rest[0], list) or not rest[0]:
+            raise InvalidInput.of("filters", f"\"{operator}\" takes a list of filters")
+        return "(" + f" {operator} ".join(self._filter(each, depth + 1) for each in rest[0]) + ")"
+
+    def _behaviour(self, operator: str, inner: str) -> str:
+        """Return the condition that the hit's visit has, or has not, some hit within the period that passes `inner`."""
+        bind = self._binder.bind
+        return f"""h.visit_id {'' if operator == 'has_done' else 'not '}in (select h.visit_id from {_JOINED}
+            where h.site_id = {bind(self._site.id)} and h.id >= {bind(self._period.start << 16)} and h.id < {bind(self._period.end << 16)}
+            and {inner})"""
+
+    def _leaf(self, operator: str, rest: list) -> str:
+        positive = {"is_not": "is", "contains_not": "contains", "matches_not": "matches"}.get(operator, operator)
+        if positive not in _TESTS:
+            raise InvalidInput.of("filters", f"{operator!r} is not an operator; there are is, is_not, contains, contains_not, matches, "
+                                  "matches_not, and, or, not, has_done, has_not_done")
+        dimension = dimension_of(rest[0], "filters")
+        values, fold = _read_values(positive, rest[1:])
+        negation = "" if positive == operator else "not "
+        return f"({self._binder.column(dimension)} {negation}in ({self._texts(positive, dimension, values, fold)}))"
+
+    def _texts(self, operator: str, dimension: Dimension, values: list[str], fold: bool) -> str:
+        """Return the query of the ids of those texts that pass; id 0 is seen as the word for what is empty."""
+        empty = self._binder.bind(dimension.empty)
+        if operator == "is" and not fold:
+            wanted = self._binder.bind(json.dumps(["" if value == dimension.empty else value for value in values]))
+            return f"select id from texts where text in (select value from json_each({wanted}))"
+        text, value = f"case t.id when 0 then {empty} else t.text end", "j.value"
+        if fold:
+            text, value = f"casefold({text})", "casefold(j.value)"
+        test = _TESTS[operator].format(text=text, value=value)
+        return f"select t.id from json_each({self._binder.bind(json.dumps(values))}) j, texts t where {test}"
+
+
+def _read_values(operator: str, rest: list) -> tuple[list[str], bool]:
+    """Return (the values of a filter, whether case does not matter). Raises InvalidInput."""
+    values, modifiers = (rest + [[], {}])[:2] if len(rest) == 1 else (rest + [None, None])[:2]
+    if not 1 <= len(rest) <= 2 or not isinstance(values, list) or not 1 <= len(values) <= MAX_VALUES:
+        raise InvalidInput.of("filters", f"must have a list of 1 to {MAX_VALUES} values after the dimension")
+    if len(rest) == 1:
+        modifiers = {}
+    if not all(isinstance(value, str) and len(value) <= PAGE_LIMIT for value in values):
+        raise InvalidInput.of("filters", f"values must be text of at most {PAGE_LIMIT} characters")
+    if not isinstance(modifiers, dict) or set(modifiers) - {"case_sensitive"} or not isinstance(modifiers.get("case_sensitive", True), bool):
+        raise InvalidInput.of("filters", "the only modifier is {\"case_sensitive\": true|false}")
+    if operator == "matches":
+        if modifiers:
+            raise InvalidInput.of("filters", "a pattern has no case_sensitive modifier; write (?i) into it")
+        for value in values:
+            pattern(value)
+    return values, not modifiers.get("case_sensitive", True)
+
+
+def filtered_dimensions(filters: Any) -> Iterator[str]:
+    """Yield the dimensions that filters look at, those of has_done and has_not_done left out: they choose visits, not hits."""
+    for node in filters:
+        if node[0] in ("and", "or"):
+            yield from filtered_dimensions(node[1])
+        elif node[0] == "not":
+            yield from filtered_dimensions(node[1:])
+        elif node[0] not in ("has_done", "has_not_done"):
+            yield node[1]
+
+
+# ---- reports ---------------------------------------------------------------------------------------------------------
+# A report looks at the hits that lie in the period and pass the filters. `seen` has one row for each visit among them (in each
+# group, where there are dimensions), and every metric is an aggregate over `seen`.
+
+REPORT_SECONDS = 60.0
+MAX_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number to report: `sql` aggregates rows of `seen`; `empty` is its value where nothing was seen; `in_points` says that it is
+    a percentage, whose change is told as a difference."""
+
+    label: str
+    sql: str
+    empty: float | None = 0
+    in_points: bool = False
+    needs_page: bool = False
+
+
+METRICS = {
+    "visitors": Metric("Visitors", "count(distinct visitor)"),
+    "visits": Metric("Visits", "count(*)"),
+    "pageviews": Metric("Pageviews", "sum(pageviews)"),
+    "events": Metric("Events", "sum(events)"),
+    "views_per_visit": Metric("Views per visit", "round(1.0 * sum(pageviews) / count(*), 2)"),
+    # By page, of the visits that entered there; of all where no page is asked for, since then `entered` is 1 throughout.
+    "bounce_rate": Metric("Bounce rate", "coalesce(round(100.0 * sum(bounced and entered) / nullif(sum(entered), 0), 2), 0)", in_points=True),
+    "visit_duration": Metric("Visit duration", "round(avg(duration), 2)", None),
+    "percentage": Metric("Percentage", "coalesce(round(100.0 * count(distinct visitor) / nullif({total}, 0), 2), 0)", in_points=True),
+    "scroll_depth": Metric("Scroll depth", "round(avg(scroll), 2)", None, in_points=True, needs_page=True),
+    "time_on_page": Metric("Time on page", "round(sum(engaged) / 1000.0 / nullif(sum(pageviews > 0), 0), 2)", None, needs_page=True),
+    "exit_rate": Metric("Exit rate", "round(100.0 * sum(exits) / nullif(sum(pageviews), 0), 2)", None, in_points=True),
+}
+COMPARISON_MODES = ("previous_period", "year_over_year", "custom")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a body of /api/v2/query asks, checked. `order_by` is complete: it leaves no two rows equal."""
+
+    metrics: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    date_range: Any
+    filters: tuple
+    order_by: tuple[tuple[str, str], ...]
+    include: Mapping[str, Any]
+    limit: int
+    offset: int
+
+    @property
+    def time_dimension(self) -> str | None:
+        """The time dimension among the dimensions, if there is one."""
+        return next((name for name in self.dimensions if name in TIME_DIMENSIONS), None)
+
+    @property
+    def by_page(self) -> bool:
+        """Whether it looks at single pages, so that a bounce counts for the page it happened on."""
+        return "event:page" in self.dimensions or "event:page" in filtered_dimensions(self.filters)
+
+
+_QUERY_KEYS = {"site_id", "metrics", "date_range", "dimensions", "filters", "order_by", "include", "pagination"}
+_INCLUDE_KEYS = {"imports", "time_labels", "total_rows", "trim_relative_date_range", "comparisons"}
+
+
+def read_query(body: Any) -> Query:
+    """Return the Query of a body in Plausible's Stats API v2. Raises InvalidInput, which names the field.
+
+    Source: https://plausible.io/docs/stats-api
+    """
+    if unknown := set(body) - _QUERY_KEYS:
+        raise InvalidInput.of(sorted(unknown)[0], f"is not known; a query has {', '.join(sorted(_QUERY_KEYS))}")
+    metrics = _read_names(body, "metrics", METRICS, least=1)
+    dimensions = _read_names(body, "dimensions")
+    for name in dimensions:
+        if name not in TIME_DIMENSIONS:
+            dimension_of(name)
+    if sum(name in TIME_DIMENSIONS for name in dimensions) > 1:
+        raise InvalidInput.of("dimensions", "may have one time dimension")
+    limit, offset = _read_pagination(body.get("pagination"))
+    query = Query(metrics, dimensions, body.get("date_range"), _read_filters(body.get("filters")),
+                  _read_order(body.get("order_by"), metrics, dimensions), _read_include(body.get("include")), limit, offset)
+    for name in metrics:
+        if METRICS[name].needs_page and not query.by_page:
+            raise InvalidInput.of("metrics", f"{name} needs an event:page dimension or filter")
+    if "percentage" in metrics and not dimensions:
+        raise InvalidInput.of("metrics", "percentage needs a dimension")
+    return query
+
+
+def _read_names(body: Mapping, name: str, known: Iterable[str] | None = None, least: int = 0) -> tuple[str, ...]:
+    values = [] if body.get(name) is None else body[name]
+    if not isinstance(values, list) or not least <= len(values) <= 20 or not all(isinstance(each, str) for each in values):
+        raise InvalidInput.of(name, f"must be a list of {least} to 20 names")
+    if len(set(values)) < len(values):
+        raise InvalidInput.of(name, "has a name twice")
+    for value in values:
+        if known is not None and value not in known:
+            raise InvalidInput.of(name, f"{value!r} is not known; there are {', '.join(known)}")
+    return tuple(values)
+
+
+def _read_filters(value: Any) -> tuple:
+    if value is not None and not isinstance(value, list):
+        raise InvalidInput.of("filters", "must be a list")
+    # Compiled once for its complaints: what is refused is refused before anything is looked up.
+    Where(Binder(), _NOWHERE, Period(0, 1, zoneinfo.ZoneInfo("UTC"))).compile(value or [])
+    return tuple(value or [])
+
+
+_NOWHERE = Site(0, "", "UTC", (), "standard", 24, 0, "paranoid")
+
+
+def _read_pagination(value: Any) -> tuple[int, int]:
+    form = Form(value if value is not None else {})
+    limit, offset = form.integer("limit", least=1, most=MAX_ROWS), form.integer("offset", least=0, most=2 ** 53)
+    form.check()
+    return limit or MAX_ROWS, offset or 0
+
+
+def _read_order(value: Any, metrics: Sequence[str], dimensions: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the order asked for, or the usual one, made complete by the dimensions."""
+    if value is not None and not (isinstance(value, list) and all(
+            isinstance(pair, list) and len(pair) == 2 and pair[0] in (*metrics, *dimensions) and pair[1] in ("asc", "desc") for pair in value)):
+        raise InvalidInput.of("order_by", "must be a list of [metric or dimension of this query, \"asc\" or \"desc\"]")
+    time_first = [(name, "asc") for name in dimensions if name in TIME_DIMENSIONS]
+    asked = [tuple(pair) for pair in value or [*time_first, (metrics[0], "desc")]]
+    return (*asked, *((name, "asc") for name in dimensions if name not in dict(asked)))
+
+
+def _read_include(value: Any) -> Mapping[str, Any]:
+    include = {} if value is None else value
+    if not isinstance(include, dict) or set(include) - _INCLUDE_KEYS:
+        raise InvalidInput.of("include", f"must be an object with some of {', '.join(sorted(_INCLUDE_KEYS))}")
+    for name in _INCLUDE_KEYS - {"comparisons"}:
+        if not isinstance(include.get(name, False), bool):
+            raise InvalidInput.of("include", f"{name} must be true or false")
+    comparisons = include.get("comparisons")
+    if comparisons is not None:
+        if not isinstance(comparisons, dict) or comparisons.get("mode") not in COMPARISON_MODES or \
+                not isinstance(comparisons.get("match_day_of_week", False), bool):
+            raise InvalidInput.of("include", f"comparisons must have a mode ({', '.join(COMPARISON_MODES)}), and may have date_range "
+                                  "and match_day_of_week")
+        if comparisons["mode"] == "custom" and not isinstance(comparisons.get("date_range"), list):
+            raise InvalidInput.of("include", "comparisons of mode custom must have a date_range of two dates")
+    return include
+
+
+Row = tuple[tuple[str, ...], list]  # (dimension values, metric values)
+
+
+def run_query(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: float) -> dict:
+    """Answer a body of /api/v2/query; returns {"results", "meta", "query"}. Raises InvalidInput."""
+    query = read_query(body)
+    period = read_period(query.date_range, site.zone, now, lambda: _earliest(db, site))
+    report = Report(db, site, query, period, now)
+    rows = report.rows()
+    page = rows[query.offset:query.offset + query.limit]
+    results = [{"dimensions": list(dimensions), "metrics": metrics} for dimensions, metrics in page]
+    if spec := query.include.get("comparisons"):
+        report.compare(results, comparison_period(
+            period, spec["mode"], _custom_period(spec["date_range"], site.zone) if spec["mode"] == "custom" else None,
+            spec.get("match_day_of_week", False), now))
+    meta: dict[str, Any] = {}
+    if query.include.get("time_labels"):
+        meta["time_labels"] = [bucket.label for bucket in report.buckets] if query.time_dimension else []
+    if query.include.get("total_rows"):
+        meta["total_rows"] = len(rows)
+    asked = {"site_id": site.domain, "metrics": query.metrics, "date_range": period.iso(), "dimensions": query.dimensions,
+             "filters": query.filters, "order_by": query.order_by, "include": query.include,
+             "pagination": {"limit": query.limit, "offset": query.offset}}
+    return {"results": results, "meta": meta, "query": asked}
+
+
+def _earliest(db: sqlite3.Connection, site: Site) -> int | None:
+    newest, = db.execute("select min(id) from hits where site_id = ?", (site.id,)).fetchone()
+    return None if newest is None else newest >> 16
+
+
+class Report:
+    """A query about one period, being answered from one snapshot of the database."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, query: Query, period: Period, now: float):
+        self.db, self.site, self.query, self.period, self.now = db, site, query, period, now
+        self.buckets = self._buckets()
+
+    def _buckets(self) -> list[Bucket]:
+        if not self.query.time_dimension:
+            return [Bucket("", self.period.start, self.period.end)]
+        buckets = buckets_of(self.period, interval_of(self.query.time_dimension, self.period))
+        if self.query.include.get("trim_relative_date_range"):
+            return [bucket for bucket in buckets if bucket.start <= self.now] or buckets[:1]
+        return buckets
+
+    def rows(self) -> list[Row]:
+        """Return every row, in order."""
+        rows = dict(self._read())
+        if "exit_rate" in self.query.metrics and self.query.dimensions == ("visit:exit_page",):
+            self._set_exit_rates(rows)
+        if all(name in TIME_DIMENSIONS for name in self.query.dimensions):
+            rows = self._filled(rows)
+        return self._sorted(list(rows.items()))
+
+    def _read(self) -> Iterator[Row]:
+        for bucket, *values in self.db.execute(*self._sql()):
+            names = iter(values)
+            dimensions = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(names) for name in self.query.dimensions)
+            yield dimensions, list(names)
+
+    def _sql(self) -> tuple[str, dict[str, Any]]:
+        """Return the one statement of this report, and its values."""
+        binder = Binder()
+        named = [dimension_of(name) for name in self.query.dimensions if name not in TIME_DIMENSIONS]
+        condition = Where(binder, self.site, self.period).compile(self.query.filters)
+        groups = [f"d{index}" for index in range(len(named))]
+        columns = "".join(f"{binder.column(dimension)} as {group}, " for dimension, group in zip(named, groups))
+        total = binder.bind(self._total_visitors() if "percentage" in self.query.metrics else None)
+        metrics = [f"{METRICS[name].sql.format(total=total)} as m{index}" for index, name in enumerate(self.query.metrics)]
+        labels = [f"case {group} when 0 then {binder.bind(dimension.empty)} else (select text from texts where id = {group}) end"
+                  for dimension, group in zip(named, groups)]
+        grouping = ", ".join(["bucket", *groups])
+        edges = json.dumps([(bucket.start << 16, bucket.end << 16) for bucket in self.buckets])
+        return f"""
+            with buckets as materialized (
+                select key as bucket, json_extract(value, '$[0]') as low, json_extract(value, '$[1]') as high from json_each({binder.bind(edges)})),
+            seen as (
+                select bucket, {columns} v.visitor, v.duration, v.pageviews = 1 and not v.interactive as bounced,
+                    {'max(h.page = v.entry_page)' if self.query.by_page else '1'} as entered, count(*) as events, sum(h.name = {PAGEVIEW}) as pageviews,
+                    sum(h.id = v.exit_id) as exits, sum(h.engaged) as engaged, max(h.scroll) as scroll
+                from buckets cross join {_JOINED}
+                where h.site_id = {binder.bind(self.site.id)} and h.id >= low and h.id < high and {condition}
+                group by {grouping}, h.visit_id),
+            grouped as (select {grouping}, {', '.join(metrics)} from seen group by {grouping})
+            select {', '.join(['bucket', *labels, *(f'm{index}' for index in range(len(metrics)))])} from grouped""", binder.values
+
+    def _total_visitors(self) -> int:
+        """Return the visitors of all rows together."""
+        whole = dataclasses.replace(self.query, metrics=("visitors",), dimensions=(), order_by=())
+        return Report(self.db, self.site, whole, self.period, self.now).rows()[0][1][0]
+
+    def _set_exit_rates(self, rows: dict[tuple, list]) -> None:
+        """Put the rate of each page into its row: by exit page, a visit's other pageviews are no part of it."""
+        by_page = dataclasses.replace(self.query, metrics=("exit_rate",), dimensions=("event:page",), order_by=())
+        rates = dict(Report(self.db, self.site, by_page, self.period, self.now)._read())
+        index = self.query.metrics.index("exit_rate")
+        for dimensions, metrics in rows.items():
+            metrics[index] = rates.get(dimensions, [None])[0]
+
+    def _filled(self, rows: dict[tuple, list]) -> dict[tuple, list]:
+        """Return the rows with those that nothing was seen in."""
+        keys = [(bucket.label,) for bucket in self.buckets] if self.query.dimensions else [()]
+        return {key: rows.get(key) or self._nothing() for key in keys}
+
+    def _nothing(self) -> list:
+        return [METRICS[name].empty for name in self.query.metrics]
+
+    def _sorted(self, rows: list[Row]) -> list[Row]:
+        for name, direction in reversed(self.query.order_by):
+            if name in self.query.dimensions:
+                index = self.query.dimensions.index(name)
+                rows.sort(key=lambda row: row[0][index], reverse=direction == "desc")
+            else:
+                index = self.query.metrics.index(name)
+                rows.sort(key=lambda row: -math.inf if row[1][index] is None else row[1][index], reverse=direction == "desc")
+        return rows
+
+    def compare(self, results: list[dict], period: Period) -> None:
+        """Put into each result what its row was in another period; points in time are matched by their place, all else by value."""
+        other = Report(self.db, self.site, self.query, period, self.now)
+        place = self.query.dimensions.index(self.query.time_dimension) if self.query.time_dimension else None
+        shift = dict(zip((bucket.label for bucket in self.buckets), (bucket.label for bucket in other.buckets)))
+        before = dict(other.rows())
+        for result in results:
+            key = [shift.get(value) if index == place else value for index, value in enumerate(result["dimensions"])]
+            metrics = before.get(tuple(key)) or self._nothing()
+            result["comparison"] = {"dimensions": key, "metrics": metrics,
+                                    "change": list(map(change, self.query.metrics, result["metrics"], metrics))}
+
+
+def change(metric: str, now: float | None, before: float | None) -> float | None:
+    """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from."""
+    if now is None or before is None:
+        return None
+    if METRICS[metric].in_points:
+        return round(now - before, 1)
+    if before == 0:
+        return 0 if now == 0 else None
+    return round(100 * (now - before) / before, 1)
+
+
+def current_visitors(db: sqlite3.Connection, site: Site, now: float) -> int:
+    """Return the visitors with a sign of life in the last five minutes."""
+    return db.execute("select count(distinct visitor) from visits where site_id = ? and live = 1 and (id >> 16) + duration > ?",
+                      (site.id, int(now) - 300)).fetchone()[0]
+
+
+def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) -> list[dict]:
+    """Return [{"date", "reason", "count"}] of what was not counted on the local days from `first` to `last`."""
+    rows = db.execute("select day, reason, count from dropped where site_id = ? and day between ? and ? order by day, reason",
+                      (site.id, first.isoformat(), last.isoformat()))
+    return [dict(zip(("date", "reason", "count"), row)) for row in rows]
+
+
+# ---- background jobs -------------------------------------------------------------------------------------------------
+# Plain functions of the app, in one table: name, what it does, seconds between two runs. Tests and `purge` call them by hand.
+# No report depends on when they run: what is over is over by the clock, not by the job.
+
+PURGE_ROWS = 500  # rows deleted in one transaction: well under 50 ms of the write lock
+
+
+def rotate_salts(app: App) -> None:
+    """Destroy the salts whose grace is over: delete the rows, then empty the write-ahead log, which still has their pages."""
+    second = int(app.clock())
+    if app.store.transact(lambda db: destroy_salts(db, second)):
+        app.log_holds_salts = True
+    if app.log_holds_salts:
+        app.log_holds_salts = not app.store.truncate_log()
+
+
+def settle_visits(app: App) -> None:
+    """Mark the visits that are over, and forget what linked them across the end of an epoch."""
+    before = int(app.clock()) - VISIT_TIMEOUT
+
+    def settle(db: sqlite3.Connection) -> None:
+        db.execute("update visits set live = 0 where live = 1 and (id >> 16) + duration < ?", (before,))
+        carried = app.collector.salts.carried
+        if carried:
+            alive = set(db.execute("select site_id, visitor from visits where live = 1"))
+            for key in [key for key, visitor in carried.items() if (key[0], visitor) not in alive]:
+                del carried[key]
+    app.store.transact(settle)
+
+
+def purge(app: App) -> int:
+    """Delete what retention no longer covers and what removed sites left; return how many hits that were.
+
+    Works in short transactions, so that collection goes on beside it, and gives the space back to the file system.
+    """
+    now = app.clock()
+    with app.store.snapshot() as db:
+        sites = list_sites(db, app.settings)
+        orphans = _site_ids_without_site(db)
+    deleted = sum(_purge_site(app.store, site_id, 2 ** 62, date.max) for site_id in orphans)
+    for site in sites:
+        if site.retention_days:
+            first_kept = local_date(now, site.zone) - timedelta(days=site.retention_days)
+            deleted += _purge_site(app.store, site.id, midnight(first_kept, site.zone) << 16, first_kept)
+    if deleted:
+        _purge_texts(app.store, int(now))
+        while app.store.vacuum():
+            pass
+        app.log_holds_salts = not app.store.truncate_log()
+    return deleted
+
+
+def _site_ids_without_site(db: sqlite3.Connection) -> list[int]:
+    """Return ids under which there are still rows though the site was removed."""
+    tables = " union ".join(f"select distinct site_id from {table}" for table in ("hits", "visits", "salts", "dropped"))
+    return [site_id for site_id, in db.execute(f"select site_id from ({tables}) where site_id > 0 and site_id not in (select id from sites)")]
+
+
+def _purge_site(store: Store, site_id: int, before_id: int, before_day: date) -> int:
+    """Delete a site's rows from before a moment; return how many hits that were. A visit stays as long as any of its hits may."""
+    for table, key in (("props", "hit_id"), ("revenue", "hit_id")):
+        _delete_in_steps(store, table, key, f"site_id = ? and {key} < ?", (site_id, before_id))
+    hits = _delete_in_steps(store, "hits", "id", "site_id = ? and id < ?", (site_id, before_id))
+    _delete_in_steps(store, "visits", "id", "site_id = ? and id < ? and (id >> 16) + duration < ?", (site_id, before_id, before_id >> 16))
+    store.transact(lambda db: db.execute("delete from dropped where site_id = ? and day < ?", (site_id, before_day.isoformat())))
+    return hits
+
+
+def _delete_in_steps(store: Store, table: str, key: str, condition: str, values: tuple) -> int:
+    """Delete rows of one site, some at a time; return how many they were."""
+    deleted = 0
+    while step := store.transact(lambda db: db.execute(
+            f"delete from {table} where site_id = ? and {key} in (select {key} from {table} where {condition} limit {PURGE_ROWS})",
+            (values[0], *values)).rowcount):
+        deleted += step
+    return deleted
+
+
+_TEXT_USERS = {"hits": ("name", "page", "hostname"), "visits": ("entry_page", "exit_page"), "props": ("key", "value"),
+               "clients": _CLIENT_COLUMNS, "origins": _ORIGIN_COLUMNS}
+
+
+def _purge_texts(store: Store, second: int) -> None:
+    """Delete the texts, clients and origins that nothing names any more: a path can be personal too.
+
+    They are sought on a reader, which may take long, and deleted by the writer, which first looks at what was written since.
+    """
+    for table, column in (("clients", "client_id"), ("origins", "origin_id")):
+        with store.snapshot() as db:
+            unused = [each for each, in db.execute(f"select id from {table} where id not in (select {column} from visits)")]
+        _delete_unused(store, table, unused, lambda db: _recent(db, "visits", "id", (column,), second))
+    used = " union all ".join(f"select {column} from {table}" for table, columns in _TEXT_USERS.items() for column in columns)
+    with store.snapshot() as db:
+        unused = [each for each, in db.execute(f"select id from texts where id > {OTHER} and id not in ({used})")]
+    _delete_unused(store, "texts", unused, lambda db: _recently_named(db, second))
+
+
+def _delete_unused(store: Store, table: str, unused: list[int], spared: Callable[[sqlite3.Connection], set[int]]) -> None:
+    for start in range(0, len(unused), PURGE_ROWS):
+        def step(db: sqlite3.Connection) -> None:
+            ids = sorted(set(unused[start:start + PURGE_ROWS]) - spared(db))
+            db.execute(f"delete from {table} where id in (select value from json_each(?))", (json.dumps(ids),))
+            store.forget()
+        store.transact(step)
+
+
+def _recent(db: sqlite3.Connection, table: str, key: str, columns: Sequence[str], second: int) -> set[int]:
+    """Return the values of columns in the rows written since an hour before `second`, of every site."""
+    since = (second - 3600) << 16
+    return {value for site_id, in db.execute("select id from sites").fetchall()
+            for row in db.execute(f"select {', '.join(columns)} from {table} where site_id = ? and {key} >= ?", (site_id, since)) for value in row}
+
+
+def _recently_named(db: sqlite3.Connection, second: int) -> set[int]:
+    """Return the ids of texts that are named by new hits, or by any client or origin."""
+    named = set().union(*(_recent(db, table, key, _TEXT_USERS[table], second)
+                          for table, key in (("hits", "id"), ("visits", "id"), ("props", "hit_id"))))
+    for table in ("clients", "origins"):
+        named.update(*db.execute(f"select {', '.join(_TEXT_USERS[table])} from {table}"))
+    return named
+
+
+JOBS: tuple[tuple[str, Callable[[App], Any], int], ...] = (
+    ("rotate salts", rotate_salts, 60),
+    ("settle visits", settle_visits, 60),
+    ("purge", purge, 6 * 3600),
+)
+
+
+class Scheduler:
+    """Runs the jobs when they are due, on one thread that waits in between."""
+
+    def __init__(self, app: App):
+        self._app = app
+        self._due = dict.fromkeys((name for name, _, _ in JOBS), -math.inf)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._stop.is_set():
+                    self._thread = threading.Thread(target=self._run, name="mininumbers-jobs", daemon=True)
+                    self._thread.start()
+
+    def run_due(self) -> None:
+        """Run the jobs that are due. One that fails is logged and tried again when it is due next."""
+        now = self._app.clock()
+        for name, job, seconds in JOBS:
+            if self._due[name] <= now or self._due[name] > now + seconds:  # the latter: the clock was set back
+                self._due[name] = now + seconds
+                try:
+                    job(self._app)
+                except Exception as error:
+                    log.error("job %s failed: %s", name, describe(error))
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.run_due()
+            self._stop.wait(10)
+
+    def stop(self) -> None:
+        """Stop, after the job that is running."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+
+def describe(error: BaseException) -> str:
+    """Return where an unforeseen error came from, and never its message: that could quote what a visitor sent."""
+    frames, trace = [], error.__traceback__
+    while trace:
+        frames.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {' > '.join(frames[-6:])}"
+
+
+# ---- HTTP edge -------------------------------------------------------------------------------------------------------
+# The only section that knows of requests. A handler parses, makes one call, returns; what it returns becomes JSON.
+
+COOKIE = "mininumbers"
+PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # one transparent dot
+COLLECTION_HEADERS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "X-MiniNumbers-Dropped, X-Plausible-Dropped",
+                      "Cross-Origin-Resource-Policy": "cross-origin", "Cache-Control": "no-store"}
+PREFLIGHT_HEADERS = {"Access-Control-Allow-Methods": "POST, OPTIONS", "Access-Control-Allow-Headers": "Content-Type",
+                     "Access-Control-Max-Age": "86400"}
+
+
+@dataclass(frozen=True)
+class StaticFile:
+    """A file that is served as it is, held in memory also compressed."""
+
+    body: bytes
+    gzipped: bytes
+    etag: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, body: bytes, headers: Mapping[str, str]) -> StaticFile:
+        """Prepare a file."""
+        return cls(body, gzip.compress(body, 9, mtime=0), etag_of(body), headers)
+
+    def respond(self) -> bottle.HTTPResponse:
+        """Return it in the form that the browser takes, or the word that it has it already."""
+        headers = {**self.headers, "ETag": self.etag, "Vary": "Accept-Encoding"}
+        if is_fresh(self.etag):
+            return bottle.HTTPResponse(status=304, **headers)
+        if "gzip" in bottle.request.get_header("Accept-Encoding", ""):
+            return bottle.HTTPResponse(self.gzipped, **headers, **{"Content-Encoding": "gzip"})
+        return bottle.HTTPResponse(self.body, **headers)
+
+
+def etag_of(body: bytes) -> str:
+    """Return a validator of a body; weak, since the same content may be sent compressed."""
+    return f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def is_fresh(etag: str) -> bool:
+    """Return whether the browser already has what `etag` stands for."""
+    return etag in re.split(r"\s*,\s*", bottle.request.get_header("If-None-Match", ""))
+
+
+def dashboard_file() -> StaticFile:
+    """Return dashboard.html with a policy that lets run exactly what stands in it."""
+    body = asset("dashboard.html").read_bytes()
+
+    def hashes(tag: bytes) -> str:
+        found = re.findall(rb"<" + tag + rb"\b[^>]*>(.*?)</" + tag + rb">", body, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in found)
+    policy = (f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; img-src 'self' data:; connect-src 'self'; "
+              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
+    return StaticFile.of(body, {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
+                                "Cross-Origin-Opener-Policy": "same-origin", "Permissions-Policy": "camera=(), geolocation=(), microphone=()"})
+
+
+def tracker_file() -> StaticFile:
+    """Return the tracker; it may be cached for a day, and loaded by every site."""
+    return StaticFile.of(asset("tracker.min.js").read_bytes(), {
+        "Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "public, max-age=86400",
+        "Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
+
+
+def read_body() -> bytes:
+    """Return the request's body. Raises TooLarge."""
+    try:
+        length = int(bottle.request.environ.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        raise InvalidInput("Content-Length is not a number.") from None
+    if length > BODY_LIMIT:
+        raise TooLarge(f"The body may have {BODY_LIMIT} bytes.")
+    return bottle.request.environ["wsgi.input"].read(length)
+
+
+def read_form() -> tuple[Any, Form]:
+    """Return (the JSON object of the body, a Form over it)."""
+    body = load_json(read_body())
+    return body, Form(body)
+
+
+def read_sender() -> Sender:
+    """Return who sent this request."""
+    header = bottle.request.get_header
+    environ = bottle.request.environ
+    return Sender(address_of(environ.get("REMOTE_ADDR") or ""), (header("User-Agent") or "")[:USER_AGENT_LIMIT],
+                  language_of(header("Accept-Language") or ""), "1" in (header("Sec-GPC"), header("DNT")))
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def respond_json(value: Any, status: int = 200, **headers: str) -> bottle.HTTPResponse:
+    """Return a JSON answer."""
+    return bottle.HTTPResponse(to_json(value), status, **{"Content-Type": "application/json", "Cache-Control": "no-store", **headers})
+
+
+def respond_error(error: MiniNumbersError) -> bottle.HTTPResponse:
+    """Return the answer that tells of an error."""
+    retry = {"Retry-After": "1"} if error.status in (429, 503) else {}
+    return respond_json({"error": str(error), "code": error.code, "details": error.details}, error.status, **retry)
+
+
+# Guards: who may come in. Each returns the Principal, or raises.
+
+def anyone(app: App) -> None:
+    """Let everybody in."""
+
+
+def same_origin(app: App) -> None:
+    """Let in what a page of this server sends: a form on another site cannot sign somebody in or out."""
+    request = bottle.request
+    origin, site = request.get_header("Origin"), request.get_header("Sec-Fetch-Site", "same-origin")
+    if site not in ("same-origin", "none") or origin and urlsplit(origin).netloc != request.get_header("Host"):
+        raise Forbidden("This request came from another site.")
+    if request.method == "POST" and request.content_type.partition(";")[0] != "application/json":
+        raise InvalidInput("The Content-Type must be application/json.")
+
+
+def reader(app: App) -> Principal:
+    """Let in a signed-in person, or a program with a token."""
+    scheme, _, secret = bottle.request.get_header("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        principal = token_principal(app.store.reader(), secret.strip())
+    else:
+        same_origin(app)
+        principal = session_principal(app.store.reader(), int(app.clock()), bottle.request.get_cookie(COOKIE) or "")
+    if principal is None:
+        raise Unauthorized("Sign in, or send a valid token as Authorization: Bearer TOKEN.")
+    return principal
+
+
+# Handlers
+
+def get_dashboard(app: App, _: None) -> bottle.HTTPResponse:
+    """The page. Its URLs are relative, so the address of an application mounted at /stats must end in a slash."""
+    if not bottle.request.environ.get("PATH_INFO"):
+        return bottle.HTTPResponse(status=308, Location=f"{bottle.request.environ.get('SCRIPT_NAME', '')}/")
+    return app.dashboard.respond()
+
+
+def get_tracker(app: App, _: None) -> bottle.HTTPResponse:
+    """The script a site loads."""
+    return app.tracker.respond()
+
+
+def get_health(app: App, _: None) -> bottle.HTTPResponse:
+    """Whether the server can do its work, for load balancers: 503 while the database cannot be written."""
+    try:
+        app.store.transact(lambda db: None)
+        writable = True
+    except Busy:
+        writable = False
+    return respond_json({"status": "ok" if writable else "error", "version": __version__, "schema_version": app.store.schema_version,
+                         "database": "writable" if writable else "not writable"}, 200 if writable else 503)
+
+
+def post_event(app: App, _: None) -> bottle.HTTPResponse:
+    """Take an event in; the answer comes once it is on the disk."""
+    reason = app.collector.collect(read_event(load_json(read_body())), read_sender())
+    return bottle.HTTPResponse(b"ok", 202, **{"Content-Type": "text/plain"}, **_dropped_headers(reason))
+
+
+def _dropped_headers(reason: str) -> dict[str, str]:
+    return {"X-MiniNumbers-Dropped": reason, "X-Plausible-Dropped": "1"} if reason else {}
+
+
+def preflight_event(app: App, _: None) -> bottle.HTTPResponse:
+    """Tell a browser that pages of every site may send events as JSON."""
+    return bottle.HTTPResponse(status=204, **PREFLIGHT_HEADERS)
+
+
+def get_pixel(app: App, _: None) -> bottle.HTTPResponse:
+    """Count a page without JavaScript: an image whose address names the site (d), the page (u) and perhaps the referrer (r)."""
+    given = dict(parse_qsl(bottle.request.query_string, errors="replace"))
+    body = {"n": "pageview", **{name: given[name] for name in ("d", "u", "r") if name in given}}
+    reason = app.collector.collect(read_event(body), read_sender())
+    return bottle.HTTPResponse(PIXEL, 200, **{"Content-Type": "image/gif"}, **_dropped_headers(reason))
+
+
+def get_session(app: App, _: None) -> dict:
+    """Who is signed in, and whether anybody can be yet."""
+    db = app.store.reader()
+    principal = session_principal(db, int(app.clock()), bottle.request.get_cookie(COOKIE) or "")
+    return {"user": {"username": principal.name} if principal else None, "setup": not has_users(db), "version": __version__}
+
+
+def post_setup(app: App, _: None) -> bottle.HTTPResponse:
+    """Create the first account and site, for who holds the link that was printed in the terminal."""
+    _, form = read_form()
+    code = form.text("code", most=200, required=True)
+    username, password = form.text("username", most=64, required=True), form.text("password", most=1024, required=True)
+    domain, zone = form.text("domain", most=253, required=True), form.text("timezone", most=64) or "UTC"
+    form.check()
+    if not app.setup_code or not hmac.compare_digest(code.encode(), app.setup_code.encode()):
+        raise Forbidden("This link is not valid. Open the one that Mini Numbers printed in the terminal when it started.")
+    app.setup(username, password, domain, zone, only_first=True)
+    return _signed_in(app, username)
+
+
+def post_login(app: App, _: None) -> bottle.HTTPResponse:
+    """Sign in."""
+    _, form = read_form()
+    username, password = form.text("username", most=64, required=True), form.text("password", most=1024, required=True)
+    form.check()
+    if not app.password_matches(username, password):
+        raise Unauthorized("The name or the password is wrong.")
+    return _signed_in(app, username)
+
+
+def _signed_in(app: App, username: str) -> bottle.HTTPResponse:
+    secret = app.store.transact(lambda db: open_session(db, int(app.clock()), username))
+    answer = respond_json({"user": {"username": username}})
+    _set_cookie(answer, secret, SESSION_SECONDS)
+    return answer
+
+
+def _set_cookie(answer: bottle.HTTPResponse, value: str, seconds: int) -> None:
+    environ = bottle.request.environ
+    answer.set_cookie(COOKIE, value, path=f"{environ.get('SCRIPT_NAME', '')}/", httponly=True, samesite="strict", max_age=seconds,
+                      secure=environ["wsgi.url_scheme"] == "https")
+
+
+def post_logout(app: App, _: None) -> bottle.HTTPResponse:
+    """Sign out."""
+    secret = bottle.request.get_cookie(COOKIE) or ""
+    app.store.transact(lambda db: close_session(db, secret))
+    answer = respond_json({})
+    _set_cookie(answer, "", 0)
+    return answer
+
+
+def get_sites(app: App, principal: Principal) -> dict:
+    """The sites that may be looked at."""
+    sites = [site for site in list_sites(app.store.reader(), app.settings) if principal.may_read(site)]
+    return {"sites": [{"domain": site.domain, "timezone": site.timezone, "hostnames": site.hostnames,
+                       **{name: getattr(site, name) for name in SITE_OVERRIDES}} for site in sites]}
+
+
+def _site_to_read(app: App, principal: Principal, domain: Any) -> Site:
+    site = find_site(app.store.reader(), app.settings, domain) if isinstance(domain, str) else None
+    if site is None or not principal.may_read(site):  # one answer for both: a token tells nothing of other sites
+        raise NotFound("There is no such site, or it may not be read.", [{"field": "site_id", "message": "must be the domain of a site here"}])
+    return site
+
+
+def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Answer a query of Plausible's Stats API v2."""
+    body, form = read_form()
+    form.text("site_id", most=253, required=True)
+    form.check()
+    site = _site_to_read(app, principal, body["site_id"])
+    with app.store.snapshot(REPORT_SECONDS) as db:
+        answer = to_json(run_query(db, site, body, app.clock()))
+    etag = etag_of(answer)
+    if is_fresh(etag):
+        return bottle.HTTPResponse(status=304, ETag=etag)
+    return bottle.HTTPResponse(answer, 200, **{"Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag})
+
+
+def get_realtime(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """The current visitors, as a bare number."""
+    site = _site_to_read(app, principal, bottle.request.query.get("site_id"))
+    return respond_json(current_visitors(app.store.reader(), site, app.clock()))
+
+
+def get_dropped(app: App, principal: Principal) -> dict:
+    """What was not counted, by day and reason."""
+    site = _site_to_read(app, principal, bottle.request.query.get("site_id"))
+    today = local_date(app.clock(), site.zone)
+    try:
+        first, last = (date.fromisoformat(bottle.request.query.get(name) or today.isoformat()) for name in ("from", "to"))
+    except ValueError:
+        raise InvalidInput.of("from", "and to must be dates such as 2026-01-31") from None
+    return {"results": dropped_hits(app.store.reader(), site, first, last), "reasons": DROP_REASONS}
+
+
+class Route(NamedTuple):
+    """A row of the table: what is asked, who may ask, who answers, and whether pages of other sites may."""
+
+    method: str
+    path: str
+    guard: Callable[[App], Principal | None]
+    handler: Callable[[App, Any], Any]
+    headers: Mapping[str, str] = {}
+
+
+ROUTES = (
+    Route("GET", "/", anyone, get_dashboard),
+    Route("GET", "/health", anyone, get_health),
+    Route("GET", "/tracker.js", anyone, get_tracker),
+    Route("GET", "/js/script.js", anyone, get_tracker),
+    Route("POST", "/api/event", anyone, post_event, COLLECTION_HEADERS),
+    Route("OPTIONS", "/api/event", anyone, preflight_event, COLLECTION_HEADERS),
+    Route("GET", "/pixel.gif", anyone, get_pixel, COLLECTION_HEADERS),
+    Route("GET", "/api/session", anyone, get_session),
+    Route("POST", "/api/setup", same_origin, post_setup),
+    Route("POST", "/api/login", same_origin, post_login),
+    Route("POST", "/api/logout", same_origin, post_logout),
+    Route("GET", "/api/sites", reader, get_sites),
+    Route("GET", "/api/dropped", reader, get_dropped),
+    Route("GET", "/api/v1/stats/realtime/visitors", reader, get_realtime),
+    Route("POST", "/api/v2/query", reader, post_query),
+)
+
+
+def _answer(app: App, route: Route) -> bottle.HTTPResponse:
+    """Answer a request by its route: the one place where errors become responses."""
+    try:
+        app.scheduler.start()
+        result = route.handler(app, route.guard(app))
+        answer = result if isinstance(result, bottle.HTTPResponse) else respond_json(result)
+    except MiniNumbersError as error:
+        answer = respond_error(error)
+    except Exception as error:
+        answer = _respond_unforeseen(error)
+    for name, value in {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", **route.headers}.items():
+        answer.headers[name] = value
+    return answer
+
+
+def _respond_unforeseen(error: Exception) -> bottle.HTTPResponse:
+    if isinstance(error, sqlite3.Error):
+        log.error("reading failed: %s", error)
+        return respond_error(Busy("The database cannot be read just now. Try again in a moment."))
+    log.error("a request failed: %s", describe(error))
+    return respond_json({"error": "Something went wrong on the server; its log says where.", "code": "internal", "details": []}, 500)
+
+
+def _http_error(error: bottle.HTTPError) -> str:
+    """Return the JSON for what the router itself refuses."""
+    messages = {404: ("There is nothing at this address.", "not-found"), 405: ("This address does not answer that method.", "method")}
+    message, code = messages.get(error.status_code, ("The request could not be understood.", "bad-request"))
+    bottle.response.content_type = "application/json"
+    return to_json({"error": message, "code": code, "details": []}).decode()
+
+
+def build_wsgi(app: App) -> Callable:
+    """Return the WSGI callable of all routes, behind the proxies that are trusted."""
+    router = bottle.Bottle()
+    router.default_error_handler = _http_error
+    for route in ROUTES:
+        router.route(route.path, route.method, functools.partial(_answer, app, route))
+    return behind_proxies(router, app.settings)
+
+
+def behind_proxies(wsgi: Callable, settings: Settings) -> Callable:
+    """Return `wsgi` so that it sees the visitor's address: forwarded headers are believed from trusted proxies, and else removed."""
+    silent = logging.getLogger("mininumbers.proxy")  # the middleware would log addresses
+    silent.disabled = True
+    believing = proxy_headers_middleware(wsgi, "*", settings.trusted_proxy_count, {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
+                                         logger=silent)
+    doubting = proxy_headers_middleware(wsgi, logger=silent)
+
+    def wrapped(environ: dict, start_response: Callable) -> Iterable[bytes]:
+        peer = _ip(environ.setdefault("REMOTE_ADDR", ""))
+        trusted = peer is not None and any(peer in network for network in settings.trusted_networks)
+        if "HTTP_X_FORWARDED_FOR" in environ:
+            environ["HTTP_X_FORWARDED_FOR"] = ",".join(map(_hop, environ["HTTP_X_FORWARDED_FOR"].split(",")))
+        return (believing if trusted else doubting)(environ, start_response)
+    return wrapped
+
+
+def _hop(text: str) -> str:
+    """Return one address of X-Forwarded-For in a form that the middleware reads rightly."""
+    hop = text.strip()
+    if _ip(hop):
+        return address_of(hop)
+    return hop if hop[:1].isalnum() or hop[:1] in '["' else "unknown"
+
+
+# ---- create_app ------------------------------------------------------------------------------------------------------
+
+class App:
+    """Mini Numbers as a WSGI application, and by its methods to the program that embeds it."""
+
+    def __init__(self, settings: Settings, clock: Clock = time.time):
+        self.settings, self.clock = settings, clock
+        self.dashboard, self.tracker = dashboard_file(), tracker_file()
+        self.store = Store(settings.db, asset("schema.sql").read_text("utf-8"), settings.queue)
+        try:
+            self.collector = Collector(settings, self.store, clock)
+        except BaseException:
+            self.store.close()
+            raise
+        self.scheduler = Scheduler(self)
+        self.log_holds_salts = True  # a process killed before it emptied the log leaves that to the next
+        self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
+        self._hashing = threading.Semaphore(2)  # a password check takes 16 MB; many at once must not take them all
+        self._nobody = hash_password(secrets.token_hex())
+        self._wsgi = build_wsgi(self)
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        return self._wsgi(environ, start_response)
+
+    def setup(self, username: str, password: str, domain: str | None = None, timezone: str = "UTC", only_first: bool = False) -> None:
+        """Create an account, and a site unless `domain` is None. Raises InvalidInput, and then nothing was created.
+
+        `only_first` refuses where there is an account already.
+        """
+        check_password(password)
+        password_hash = hash_password(password)
+
+        def create(db: sqlite3.Connection) -> None:
+            if only_first and has_users(db):
+                raise Forbidden("Mini Numbers is set up already. Sign in instead.")
+            add_user(db, int(self.clock()), username, password_hash)
+            if domain is not None:
+                add_site(db, int(self.clock()), domain=domain, timezone=timezone)
+        self.store.transact(create)
+        self.setup_code = None
+
+    def password_matches(self, username: str, password: str) -> bool:
+        """Return whether these are right. An unknown name takes as long as a wrong password."""
+        row = self.store.reader().execute("select password_hash from users where username = ?", (username,)).fetchone()
+        with self._hashing:
+            return password_matches(password, row[0] if row else self._nobody) and row is not None
+
+    def add_site(self, domain: str, **values: Any) -> None:
+        """Add a site. Raises InvalidInput."""
+        self.store.transact(lambda db: add_site(db, int(self.clock()), domain=domain, **values))
+
+    def set_site(self, domain: str, **values: Any) -> None:
+        """Change a site's settings. Raises NotFound and InvalidInput."""
+        self.store.transact(lambda db: set_site(db, self.settings, int(self.clock()), domain, **values))
+
+    def remove_site(self, domain: str) -> None:
+        """Remove a site with everything it collected. Raises NotFound."""
+        self.store.transact(lambda db: remove_site(db, self.settings, domain))
+        purge(self)
+
+    def create_token(self, name: str, domain: str | None = None, read_only: bool = True) -> str:
+        """Return a new token for all sites, or for one. Raises NotFound."""
+        def create(db: sqlite3.Connection) -> str:
+            site_id = get_site(db, self.settings, domain).id if domain is not None else None
+            return create_token(db, int(self.clock()), name, site_id, read_only)
+        return self.store.transact(create)
+
+    def run_jobs(self) -> None:
+        """Run the background jobs that are due, now and here."""
+        self.scheduler.run_due()
+
+    def close(self) -> None:
+        """Finish what was begun and let go of every file and thread."""
+        self.scheduler.stop()
+        self.store.close()
+        self.collector.close()
+
+
+def create_app(settings: Settings | None = None, clock: Clock = time.time) -> App:
+    """Return Mini Numbers as a WSGI application, to be served or mounted under any prefix.
+
+    `clock` tells the time in seconds since 1970. Raises MiniNumbersError when the database or a file cannot be used. The threads
+    it needs start with the first request; `close()` stops them.
+    """
+    return App(settings or Settings.from_environment(), clock)
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, as every error here."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str, of_site: bool = False) -> None:
+    setting = SETTINGS[name]
+    default = "default: the instance's" if of_site else f"default {setting.default!r}, or MININUMBERS_{name.upper()}"
+    parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.rpartition("_")[2].upper(),
+                        help=f"{setting.metadata['help']} ({default})".replace("%", "%%"))
+
+
+def _add_site_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--timezone", metavar="TZ", help="IANA name of the time zone its days are counted in (default UTC)")
+    parser.add_argument("--hostnames", help="further hosts that may report, separated by commas; *.example.org and * are understood")
+    for name in SITE_OVERRIDES:
+        _add_setting(parser, name, of_site=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; every flag of a setting comes from Settings."""
+    parser = _Parser(prog="mininumbers", description="Web analytics that you run yourself. Without a command it serves.")
+    parser.add_argument("--version", action="version", version=f"Mini Numbers {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, function: Callable, help: str, settings: Iterable[str] = ("db",), parent: Any = commands) -> argparse.ArgumentParser:
+        added = parent.add_parser(name, help=help, description=help.capitalize() + ".")
+        added.set_defaults(function=function)
+        for setting in settings:
+            _add_setting(added, setting)
+        return added
+
+    command("serve", command_serve, "collect and show; the default command", SETTINGS)
+    setup = command("setup", command_setup, "create an account, and perhaps its first site, without a browser")
+    setup.add_argument("--username", help="name to sign in with (asked for if left out)")
+    setup.add_argument("--password-stdin", action="store_true", help="read the password from standard input instead of asking for it")
+    setup.add_argument("--site", metavar="DOMAIN", help="a site to add, as in example.com")
+    setup.add_argument("--timezone", metavar="TZ", default="UTC", help="IANA name of the site's time zone (default UTC)")
+    site = commands.add_parser("site", help="add, list, change and remove sites").add_subparsers(dest="action", metavar="ACTION", required=True,
+                                                                                                parser_class=_Parser)
+    for name, function, help in (("add", command_site_add, "add a site"), ("set", command_site_set, "change a site"),
+                                 ("remove", command_site_remove, "remove a site and all it collected"), ("list", command_site_list, "list the sites")):
+        added = command(name, function, help, parent=site)
+        if name != "list":
+            added.add_argument("domain", metavar="DOMAIN")
+        if name in ("add", "set"):
+            _add_site_arguments(added)
+    token = commands.add_parser("token", help="create tokens for programs").add_subparsers(dest="action", metavar="ACTION", required=True,
+                                                                                           parser_class=_Parser)
+    create = command("create", command_token_create, "create a token and print it, this once", parent=token)
+    create.add_argument("--name", required=True, help="what it is for")
+    create.add_argument("--site", metavar="DOMAIN", help="the only site it may see")
+    create.add_argument("--read-only", action="store_true", help="let it change nothing")
+    command("purge", command_purge, "destroy salts that are over and delete what retention no longer covers", ("db", "retention_days"))
+    command("check", command_check, "check the database's integrity")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 after an error told in one line on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        arguments.insert(0, "serve")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    given = build_parser().parse_args(arguments)
+    try:
+        given.function(given)
+        return 0
+    except MiniNumbersError as error:
+        print(f"mininumbers: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, BrokenPipeError):
+        print("mininumbers: stopped", file=sys.stderr)
+    return 2
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    """Return the settings that variables and flags make; a command's own flags of a site are not the instance's."""
+    of_site = getattr(given, "action", None) in ("add", "set")
+    flags = {name: value for name in SETTINGS if (value := getattr(given, name, None)) is not None and not (of_site and name in SITE_OVERRIDES)}
+    return Settings.from_environment(**{name: parse_setting(name, value) for name, value in flags.items()})
+
+
+@contextlib.contextmanager
+def _open_app(given: argparse.Namespace, may_create: bool = False) -> Iterator[App]:
+    """Give an App for one command, which must not make an empty database where a name was misspelt."""
+    settings = dataclasses.replace(_settings(given), geoip="")
+    if not may_create and not os.path.exists(settings.db):
+        raise DatabaseError(f"{settings.db} does not exist: name the database with --db, or create one with `mininumbers setup`")
+    with contextlib.closing(create_app(settings)) as app:
+        yield app
+
+
+def command_serve(given: argparse.Namespace) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    settings = _settings(given)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.closing(create_app(settings)) as app:
+        server = _create_server(app, settings)
+        port = server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port
+        where = f"http://{'localhost' if settings.host in ('*', '0.0.0.0', '::') else settings.host}:{port}/"
+        print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
+        if app.setup_code:
+            print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.setup_code}", flush=True)
+        server.run()  # returns at Ctrl-C and SIGTERM, when the requests under way are answered
+
+
+def _create_server(app: App, settings: Settings) -> Any:
+    """Return a waitress server. Raises MiniNumbersError when the address cannot be listened on."""
+    try:
+        return waitress.create_server(
+            app, listen=_listen(settings.host, settings.port), threads=settings.threads,
+            # Workers leave small answers to the main loop: sending from both at once made the interpreter lock a convoy.
+            send_bytes=65_536,
+            backlog=2048,  # a burst waits in the kernel's queue instead of being refused
+            connection_limit=1000,  # idle keep-alive connections of browsers count too
+            max_request_body_size=1_048_576, inbuf_overflow=1_048_576 + 1,  # no body is ever spooled to a disk; handlers take far less
+            clear_untrusted_proxy_headers=False,  # behind_proxies() does that, for every server alike
+            ident=None)
+    except OSError as error:
+        raise MiniNumbersError(f"cannot listen on {settings.host} port {settings.port} ({error.strerror or error}): "
+                               "stop the program that uses it, or choose another with --port and --host") from error
+    except ValueError as error:
+        raise MiniNumbersError(f"cannot listen on {settings.host} port {settings.port}: that is no address of this machine") from error
+
+
+def _listen(host: str, port: int) -> str:
+    """Return waitress's spelling of where to listen; all interfaces are both families where the machine has both."""
+    if host != "*":
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    listen = f"0.0.0.0:{port}"
+    with contextlib.suppress(OSError):
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+        listen += f" [::]:{port}" if port else ""
+    return listen
+
+
+def command_setup(given: argparse.Namespace) -> None:
+    """Create an account and perhaps a site."""
+    username = given.username or _ask("User name: ")
+    password = sys.stdin.readline().rstrip("\r\n") if given.password_stdin else _ask("Password: ", getpass.getpass)
+    with _open_app(given, may_create=True) as app:
+        app.setup(username, password, given.site, given.timezone)
+    print(f"Created the account {username}" + (f" and the site {host_of(given.site)}" if given.site else "") + ".")
+
+
+def _ask(prompt: str, how: Callable[[str], str] = input) -> str:
+    if not sys.stdin.isatty():
+        raise InvalidInput("setup needs --username NAME and --password-stdin where there is no terminal to ask at")
+    return how(prompt)
+
+
+def _given_site_values(given: argparse.Namespace) -> dict[str, str]:
+    names = ("timezone", "hostnames", *SITE_OVERRIDES)
+    return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+
+def command_site_add(given: argparse.Namespace) -> None:
+    """Add a site."""
+    with _open_app(given, may_create=True) as app:
+        app.add_site(given.domain, **_given_site_values(given))
+
+
+def command_site_set(given: argparse.Namespace) -> None:
+    """Change a site."""
+    with _open_app(given) as app:
+        app.set_site(given.domain, **_given_site_values(given))
+
+
+def command_site_remove(given: argparse.Namespace) -> None:
+    """Remove a site and all it collected."""
+    with _open_app(given) as app:
+        app.remove_site(given.domain)
+
+
+def command_site_list(given: argparse.Namespace) -> None:
+    """Print the sites, a line each."""
+    with _open_app(given) as app:
+        for site in list_sites(app.store.reader(), app.settings):
+            print(f"{site.domain}\t{site.timezone}\t{site.mode}\trotation {site.rotation_hours} h\t"
+                  f"retention {site.retention_days or 'for ever'}{' days' if site.retention_days else ''}\tgpc {site.gpc}")
+
+
+def command_token_create(given: argparse.Namespace) -> None:
+    """Print a new token."""
+    with _open_app(given) as app:
+        print(app.create_token(given.name, given.site, given.read_only))
+
+
+def command_purge(given: argparse.Namespace) -> None:
+    """Destroy salts that are over, and delete what is to be kept no longer."""
+    with _open_app(given) as app:
+        rotate_salts(app)
+        settle_visits(app)
+        print(f"Deleted {purge(app)} hits.")
+
+
+def command_check(given: argparse.Namespace) -> None:
+    """Print ok, or fail with what is wrong."""
+    with _open_app(given) as app:
+        if problems := check_database(app.store):
+            raise DatabaseError("; ".join(problems[:20]) + ": restore the database from a backup")
+    print("ok")
+
+
+def run() -> None:
+    """Run the command line as a program; what `mininumbers` calls once installed."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,162 @@
+-- Mini Numbers: the data model. These comments are its manual.
+--
+-- The file is a sequence of versions, each opened by a line "-- version N". A new database runs them all; an older one runs
+-- those it lacks, inside one transaction. `pragma user_version` holds the version a database has reached, and
+-- `pragma application_id` says that it is one of ours.
+--
+-- Three ideas carry everything:
+--
+--   A moment.  The id of a hit is its unix second times 65536 plus its place within that second. Ids therefore sort by time
+--              and then by arrival, fit in six bytes, and a period of a report is one range of ids:
+--              id >= from << 16 and id < to << 16. The second is id >> 16.
+--   A visit    has the id of its first hit, so the moment it began needs no column, and `hits.id = hits.visit_id` finds entries.
+--   A text     (path, host, browser, country, property …) is stored once in `texts` and everywhere else is its id. Id 0 is the
+--              empty text: the value is not known, or was not stored for the sake of privacy.
+--
+-- What is never here: an IP address, a user agent, a click id, or a query string other than UTM tags. `visits.visitor` is a keyed
+-- hash whose key, in `salts`, is destroyed soon after its epoch ends; from then on nobody can recompute it.
+--
+-- Large tables are clustered by (site, moment) without a rowid, so a report reads neighbouring pages only.
+
+-- version 1
+
+create table texts (
+  id    integer primary key,
+  text  text not null unique
+);
+insert into texts (id, text) values (0, ''), (1, 'pageview'), (2, '(other)');
+
+-- A null setting means: as the instance says.
+create table sites (
+  id              integer primary key autoincrement,  -- never used again, so old rows cannot join a new site
+  domain          text not null unique,               -- lower case, without "www."
+  timezone        text not null default 'UTC',        -- an IANA name; days begin at its midnight
+  hostnames       text not null default '',           -- further hosts that may report, separated by commas; * is a wildcard
+  mode            text check (mode in ('standard', 'strict', 'paranoid')),
+  rotation_hours  integer check (rotation_hours between 1 and 8760),
+  retention_days  integer check (retention_days >= 0),  -- 0 keeps for ever
+  gpc             text check (gpc in ('paranoid', 'drop', 'ignore')),
+  created_at      integer not null                    -- unix seconds, as every *_at
+);
+
+create table users (
+  id             integer primary key autoincrement,
+  username       text not null unique,
+  password_hash  text not null,                       -- scrypt$n$r$p$salt$hash
+  created_at     integer not null
+);
+
+-- Secrets are shown once and kept as SHA-256: they are random, so a slow hash would add nothing.
+create table sessions (
+  token_hash  blob primary key,
+  user_id     integer not null references users on delete cascade,
+  created_at  integer not null,
+  expires_at  integer not null
+) without rowid;
+
+create table tokens (
+  id          integer primary key,
+  name        text not null,
+  token_hash  blob not null unique,
+  site_id     integer references sites on delete cascade,  -- null: every site
+  read_only   integer not null,
+  created_at  integer not null
+);
+
+-- The keys of visitor hashes, one per site and rotation epoch. A row lives until one visit timeout after ends_at.
+create table salts (
+  site_id  integer not null,
+  epoch    integer not null,                          -- which block of rotation_hours, counted from 0001-01-01 local midnight
+  salt     blob not null,
+  ends_at  integer not null,
+  primary key (site_id, epoch)
+) without rowid;
+
+-- What a visit brought with it from the visitor's side, shared by all visits alike.
+create table clients (
+  id               integer primary key,
+  country          integer not null,                  -- ISO 3166-1 alpha-2
+  region           integer not null,
+  city             integer not null,
+  browser          integer not null,
+  browser_version  integer not null,
+  os               integer not null,
+  os_version       integer not null,
+  device           integer not null,                  -- Desktop, Mobile, Tablet
+  language         integer not null,                  -- primary subtag of Accept-Language
+  screen           integer not null,                  -- class of width: Mobile, Tablet, Laptop, Desktop
+  unique (country, region, city, browser, browser_version, os, os_version, device, language, screen)
+);
+
+-- Where a visit came from, shared by all visits alike.
+create table origins (
+  id            integer primary key,
+  channel       integer not null,
+  source        integer not null,
+  referrer      integer not null,                     -- host and path, never a query
+  utm_source    integer not null,
+  utm_medium    integer not null,
+  utm_campaign  integer not null,
+  utm_content   integer not null,
+  utm_term      integer not null,
+  click_id      integer not null,                     -- the name of a click-id parameter that was present, never its value
+  unique (channel, source, referrer, utm_source, utm_medium, utm_campaign, utm_content, utm_term, click_id)
+);
+
+create table visits (
+  site_id      integer not null,
+  id           integer not null,                      -- id of its first hit
+  visitor      integer not null,                      -- keyed hash, signed 64 bit
+  client_id    integer not null,
+  origin_id    integer not null,
+  entry_page   integer not null,                      -- page of its first hit
+  exit_page    integer not null,                      -- page of its last pageview; of its last hit if it has no pageview
+  exit_id      integer not null,                      -- id of its last pageview, 0 if none
+  pageviews    integer not null,
+  interactive  integer not null,                      -- 1: has an interactive custom event, so it is no bounce
+  duration     integer not null,                      -- seconds from first hit to last sign of life
+  live         integer not null,                      -- 1 until the visit is known to be over
+  primary key (site_id, id)
+) without rowid;
+
+-- Finds the visit in progress of a visitor; holds only the few visits that may still go on.
+create unique index visits_live on visits (site_id, visitor) where live = 1;
+
+create table hits (
+  site_id   integer not null,
+  id        integer not null,
+  visit_id  integer not null,
+  name      integer not null,                         -- 1 is pageview; any other text is a custom event
+  page      integer not null,
+  hostname  integer not null,
+  engaged   integer not null default 0,               -- ms the page was visible and focused
+  scroll    integer,                                  -- deepest percentage reached; null: not told
+  primary key (site_id, id)
+) without rowid;
+
+-- Custom properties: rows only for the hits that have some.
+create table props (
+  site_id  integer not null,
+  hit_id   integer not null,
+  key      integer not null,
+  value    integer not null,
+  primary key (site_id, hit_id, key)
+) without rowid;
+
+-- Revenue: rows only for the hits that have some. Integers of the currency's minor unit are exact.
+create table revenue (
+  site_id   integer not null,
+  hit_id    integer not null,
+  amount    integer not null,
+  currency  text not null,                            -- ISO 4217
+  primary key (site_id, hit_id)
+) without rowid;
+
+-- What was not counted, and why. Site 0 stands for a site this server does not know.
+create table dropped (
+  site_id  integer not null,
+  day      text not null,                             -- local date of the site
+  reason   text not null,
+  count    integer not null,
+  primary key (site_id, day, reason)
+) without rowid;

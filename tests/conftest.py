@@ -1,0 +1,146 @@
+"""What the tests share: a clock they own, an app on a fresh database, a real server, and a browser."""
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import webtest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mininumbers import Settings, create_app  # noqa: E402
+
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36"
+PASSWORD = "correct horse battery"
+
+
+class MovableClock:
+    """Time that passes only when a test says so. Begins at noon UTC of Monday, 2 March 2026."""
+
+    def __init__(self, now=1772452800):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+    def set(self, now):
+        self.now = now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return MovableClock()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(db=str(tmp_path / "test.db"), geoip="")
+
+
+@pytest.fixture
+def app(settings, clock):
+    """An app with the site example.com (UTC) and the account "owner"."""
+    app = create_app(settings, clock=clock)
+    app.setup("owner", PASSWORD, "example.com")
+    with contextlib.closing(app):
+        yield app
+
+
+class Site:
+    """What a visitor's browser and an owner's program do, through WSGI, to one site."""
+
+    def __init__(self, app, domain="example.com"):
+        self.app, self.domain = app, domain
+        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1"})
+        self.token = app.create_token("test")
+
+    def send(self, path="/", name="pageview", ip="192.0.2.1", agent=CHROME, headers=(), status=202, host=None, **more):
+        """Post an event; `more` are further fields of the payload. Returns the response."""
+        body = {"n": name, "u": f"https://{host or self.domain}{path}", "d": self.domain, **more}
+        return self.web.post_json("/api/event", body, headers={"X-Forwarded-For": ip, "User-Agent": agent, **dict(headers)}, status=status)
+
+    def query(self, *metrics, status=200, **more):
+        """Ask /api/v2/query and return the body of the answer."""
+        body = {"site_id": self.domain, "metrics": list(metrics) or ["visitors"], "date_range": "day", **more}
+        return self.web.post_json("/api/v2/query", body, headers={"Authorization": f"Bearer {self.token}"}, status=status).json
+
+    def numbers(self, *metrics, **more):
+        """Return the metrics of a query without dimensions; one alone is returned bare."""
+        values = self.query(*metrics, **more)["results"][0]["metrics"]
+        return values[0] if len(values) == 1 else values
+
+    def rows(self, *metrics, **more):
+        """Return [(dimension …, metric …)] of a query."""
+        return [(*row["dimensions"], *row["metrics"]) for row in self.query(*metrics, **more)["results"]]
+
+
+@pytest.fixture
+def site(app):
+    return Site(app)
+
+
+class Server:
+    """The real program, in a process of its own, on a free port."""
+
+    def __init__(self, db, *flags, env=()):
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "mininumbers.py"), "serve", "--db", str(db), "--port", "0", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **dict(env)})
+        self.output = ""
+        while not (match := re.search(r"Open (http://\S+)/\n", self.output)):
+            line = self.process.stdout.readline()
+            assert line, f"the server ended: {self.output}"
+            self.output += line
+        self.url = match[1]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        """End it as a service manager does; return (exit status, all it printed)."""
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, self.output + rest
+
+
+@pytest.fixture
+def start_server(tmp_path):
+    """A function that starts a server; whatever it started is stopped at the end."""
+    servers = []
+
+    def start(db=tmp_path / "test.db", *flags, **more):
+        servers.append(Server(db, *flags, **more))
+        return servers[-1]
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def run_command(*arguments, stdin="", env=()):
+    """Run the command line and return the finished process."""
+    return subprocess.run([sys.executable, str(ROOT / "mininumbers.py"), *map(str, arguments)], input=stdin, capture_output=True, text=True,
+                          timeout=60, env={**os.environ, **dict(env)})
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, made to look like a person's: the tracker and the server refuse programs."""
+    from playwright.sync_api import sync_playwright
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-blink-features=AutomationControlled", "--host-resolver-rules=MAP *.com 127.0.0.1, MAP *.test 127.0.0.1"])
+        yield browser
+        browser.close()
