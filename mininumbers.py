@@ -2477,12 +2477,17 @@ class Report:
 
     def rows(self) -> list[Row]:
         """Return every row, in order."""
-        rows = dict(self._read())
-        if "exit_rate" in self.query.metrics and self.query.dimensions == ("visit:exit_page",):
-            self._set_exit_rates(rows)
+        rows = self.seen()
         if all(name in TIME_DIMENSIONS for name in self.query.dimensions):
             rows = self._filled(rows)
         return self._sorted(list(rows.items()))
+
+    def seen(self) -> dict[tuple[str, ...], list]:
+        """Return the metrics of those dimension values under which something was seen."""
+        rows = dict(self._read())
+        if "exit_rate" in self.query.metrics and self.query.dimensions == ("visit:exit_page",):
+            self._set_exit_rates(rows)
+        return rows
 
     def _read(self) -> Iterator[Row]:
         for bucket, *values in self.db.execute(*self._sql()):
@@ -2524,7 +2529,7 @@ class Report:
     def _set_exit_rates(self, rows: dict[tuple, list]) -> None:
         """Put the rate of each page into its row: by exit page, a visit's other pageviews are no part of it."""
         by_page = dataclasses.replace(self.query, metrics=("exit_rate",), dimensions=("event:page",), order_by=())
-        rates = dict(Report(self.db, self.site, by_page, self.period, self.now)._read())
+        rates = Report(self.db, self.site, by_page, self.period, self.now).seen()
         index = self.query.metrics.index("exit_rate")
         for dimensions, metrics in rows.items():
             metrics[index] = rates.get(dimensions, [None])[0]
@@ -2557,20 +2562,21 @@ class Report:
         other = Report(self.db, self.site, self.query, period, self.now)
         place = self.query.dimensions.index(self.query.time_dimension) if self.query.time_dimension else None
         shift = dict(zip((bucket.label for bucket in self.buckets), (bucket.label for bucket in other.buckets)))
-        before = dict(other.rows())
+        before = other.seen()
         for result in results:
             key = [shift.get(value) if index == place else value for index, value in enumerate(result["dimensions"])]
-            metrics = before.get(tuple(key)) or self._nothing()
-            result["comparison"] = {"dimensions": key, "metrics": metrics,
-                                    "change": list(map(change, self.query.metrics, result["metrics"], metrics))}
+            was_seen = tuple(key) in before
+            metrics = before.get(tuple(key)) or ([None] * len(self.query.metrics) if None in key else self._nothing())
+            result["comparison"] = {"dimensions": key, "metrics": metrics, "change": [
+                change(name, *pair, was_seen) for name, *pair in zip(self.query.metrics, result["metrics"], metrics)]}
 
 
-def change(metric: str, now: float | None, before: float | None) -> float | None:
+def change(metric: str, now: float | None, before: float | None, was_seen: bool = True) -> float | None:
     """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from."""
     if now is None or before is None:
         return None
     if METRICS[metric].in_points:
-        return round(now - before, 1)
+        return round(now - before, 1) if was_seen else None
     if before == 0:
         return 0 if now == 0 else None
     return round(100 * (now - before) / before, 1)
@@ -3249,7 +3255,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, of_site: bool = False) -> None:
     setting = SETTINGS[name]
-    default = "default: the instance's" if of_site else f"default {setting.default!r}, or MININUMBERS_{name.upper()}"
+    default = "default: the instance's" if of_site else f"default {setting.default}, or MININUMBERS_{name.upper()}"
     parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.rpartition("_")[2].upper(),
                         help=f"{setting.metadata['help']} ({default})".replace("%", "%%"))
 
