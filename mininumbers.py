@@ -54,7 +54,7 @@ import unicodedata
 import zoneinfo
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -352,13 +352,14 @@ def local_date(second: float, zone: zoneinfo.ZoneInfo) -> date:
 
 USER_AGENT_LIMIT = 512  # ample for real ones, and it bounds what a hostile one can cost
 
-# category, name, then hosts (a host covers its subdomains; name.* covers its country domains) and words used as utm_source
+# Category, name, then hosts (a host covers its subdomains, name.* its country domains, .name.* what lies below those) and words
+# used as utm_source.
 _SOURCES = """
 search    | Google          | google.* google googleads adwords com.google.android.googlequicksearchbox
 search    | Bing            | bing.com bing bingads cn.bing.com
 search    | DuckDuckGo      | duckduckgo.com duckduckgo ddg
-search    | Yahoo           | search.yahoo.com yahoo.* yahoo
-search    | Yandex          | yandex.* ya.ru yandex
+search    | Yahoo           | yahoo.* .yahoo.* yahoo
+search    | Yandex          | yandex.* .yandex.* ya.ru yandex
 search    | Baidu           | baidu.com baidu
 search    | Ecosia          | ecosia.org ecosia
 search    | Brave Search    | search.brave.com
@@ -400,7 +401,7 @@ social    | Hacker News     | news.ycombinator.com hckrnews.com hn hackernews
 social    | Lobsters        | lobste.rs lobsters
 social    | Bluesky         | bsky.app bsky.social bluesky
 social    | Mastodon        | mastodon.social mastodon.online fosstodon.org hachyderm.io mas.to mstdn.social infosec.exchange mastodon
-social    | Pinterest       | pinterest.* pin.it pinterest
+social    | Pinterest       | pinterest.* .pinterest.* pin.it pinterest
 social    | TikTok          | tiktok.com tiktok
 social    | Snapchat        | snapchat.com snapchat
 social    | Telegram        | t.me telegram.org telegram.me telegram org.telegram.messenger
@@ -424,8 +425,8 @@ video     | Twitch          | twitch.tv twitch
 video     | Dailymotion     | dailymotion.com
 video     | Netflix         | netflix.com
 video     | Bilibili        | bilibili.com
-shopping  | Amazon          | amazon.* amazon
-shopping  | eBay            | ebay.* ebay
+shopping  | Amazon          | amazon.* .amazon.* amazon
+shopping  | eBay            | ebay.* .ebay.* ebay
 shopping  | Etsy            | etsy.com etsy
 shopping  | AliExpress      | aliexpress.com aliexpress
 shopping  | Alibaba         | alibaba.com
@@ -440,7 +441,7 @@ other     | GitHub          | github.com github
 other     | GitLab          | gitlab.com
 other     | Wikipedia       | wikipedia.org wikipedia
 other     | Google News     | news.google.com
-other     | Google services | accounts.google.com docs.google.com drive.google.com sites.google.com classroom.google.com groups.google.com
+other     | Google services | .google.*
 other     | Flipboard       | flipboard.com
 other     | Substack        | substack.com substack
 other     | Feedly          | feedly.com
@@ -459,7 +460,7 @@ def _read_sources(text: str) -> dict[str, Source]:
 
 
 SOURCES = _read_sources(_SOURCES)
-_COUNTRY_DOMAIN = re.compile(r"(?:^|.*\.)([a-z]+)\.(?:com?\.)?(?:com|[a-z]{2})")
+_COUNTRY_DOMAIN = re.compile(r"^(?:[a-z0-9.-]*?(\.))??([a-z]+)\.(?:com?\.)?(?:com|[a-z]{2})$")  # mail.yahoo.co.jp is .yahoo.*
 
 # A click id is noted by its parameter's name, which tells the source; the paid ones are only ever put there by an advertisement.
 CLICK_IDS = {"gclid": "Google", "gbraid": "Google", "wbraid": "Google", "dclid": "Google", "msclkid": "Bing", "yclid": "Yandex",
@@ -485,9 +486,10 @@ def known_source(text: str) -> Source | None:
     key = text.lower()
     if key in SOURCES:
         return SOURCES[key]
+    if key.startswith(("mail.", "webmail.")):
+        return Source(text, "email")
     while "." in key:  # the host, then each domain above it
-        match = _COUNTRY_DOMAIN.fullmatch(key)
-        if found := SOURCES.get(key) or (match and SOURCES.get(match[1] + ".*")):
+        if found := SOURCES.get(key) or SOURCES.get(_COUNTRY_DOMAIN.sub(r"\1\2.*", key)):
             return found
         key = key.partition(".")[2]
     return None
@@ -603,9 +605,9 @@ _BROWSER_NAMES = {"Mobile Safari": "Safari", "Mobile Safari UI/WKWebView": "Safa
                   "Edge iOS": "Edge", "Opera Mobile": "Opera", "Opera Touch": "Opera", "IE Mobile": "IE", "DuckDuckGo Mobile": "DuckDuckGo",
                   "Brave Mobile": "Brave", "Samsung Internet": "Samsung Internet"}
 _OS_NAMES = {"Mac OS X": "macOS", "Chrome OS": "ChromeOS"}
-_TABLET = re.compile(r"ipad|tablet|kindle|silk/|playbook|android(?!.*mobile)", re.IGNORECASE)
+_TABLET = re.compile(r"ipad|tablet(?! pc)|kindle|silk/|playbook|^(?!.*(?:mobi|opera mini)).*android", re.IGNORECASE)
 _MOBILE = re.compile(r"mobi|iphone|ipod|android|windows phone|blackberry|opera mini", re.IGNORECASE)
-_TV = re.compile(r"smart-?tv|hbbtv|appletv|googletv|crkey|aft[a-z]+ ", re.IGNORECASE)
+_TV = re.compile(r"smart-?tv|hbbtv|appletv|googletv|crkey|bravia|web0s|\btv\b|; aft[a-z]+", re.IGNORECASE)
 
 
 class UserAgents:
@@ -722,8 +724,10 @@ def epoch_at(second: float, rotation_hours: int, zone: zoneinfo.ZoneInfo) -> tup
     """
     local = datetime.fromtimestamp(second, zone)
     epoch = ((local.toordinal() - 1) * 24 + local.hour) // rotation_hours
-    ends = datetime.min + timedelta(hours=(epoch + 1) * rotation_hours)
-    return epoch, int(ends.replace(tzinfo=zone).timestamp())
+    ends = (datetime.min + timedelta(hours=(epoch + 1) * rotation_hours)).replace(tzinfo=zone)
+    # Where clocks go back over the end of an epoch, it is reached twice: it ends at the one that is still to come.
+    moments = (int(ends.replace(fold=fold).timestamp()) for fold in (0, 1))
+    return epoch, next((moment for moment in moments if moment > second), int(second) + 3600)
 
 
 class Salts:
@@ -742,7 +746,7 @@ class Salts:
         if row:
             return row[0]
         salt = self._random_bytes(32)
-        db.execute("insert or replace into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, salt, ends_at))
+        db.execute("insert into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, salt, ends_at))
         return salt
 
     def previous(self, db: sqlite3.Connection, site: Site, second: int) -> list[bytes]:
@@ -762,6 +766,12 @@ class Salts:
 def end_epochs(db: sqlite3.Connection, site_id: int, second: int) -> None:
     """End the site's epochs now, as a change of its zone or rotation must; their salts go after the usual grace."""
     db.execute("update salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site_id, second))
+
+
+def end_overlong_epochs(db: sqlite3.Connection, site: Site, second: int) -> None:
+    """End epochs that would last longer than the site's own: made while the clock ran ahead, or when rotation was slower."""
+    _, ends_at = epoch_at(second, site.rotation_hours, site.zone)
+    db.execute("update salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site.id, ends_at))
 
 
 def destroy_salts(db: sqlite3.Connection, second: int) -> int:
@@ -812,8 +822,10 @@ def pattern(text: str) -> Callable[[str], bool]:
     Python's own engine can be made to run for years by a hostile pattern, holding the interpreter. The Rust engine inside
     ua-parser takes time linear in the text, and speaks the RE2 syntax that other analytics tools document.
     """
+    # It takes {0,100} for *, as is right for user agents, unless the bound is written another way.
+    exact = re.sub(r"\{([01]),(?=\d{3})", r"{0\1,", text)
     try:
-        engine = ua_parser_rs.UserAgentExtractor([(text, "matched", None, None, None, None)])
+        engine = ua_parser_rs.UserAgentExtractor([(exact, "matched", None, None, None, None)])
     except ValueError as error:
         raise InvalidInput(f"{text!r} is not a regular expression (RE2 syntax, without look-around and back references)") from error
     return lambda subject: engine.extract(subject) is not None
@@ -975,8 +987,10 @@ class Store:
         """Return a Future's result. Raises Busy where the database does not answer in time or cannot be written."""
         try:
             return done.result(WRITE_TIMEOUT)
-        except TimeoutError:
-            raise Busy("The database did not answer in time.") from None
+        except FutureTimeout:
+            if not done.cancel():  # it has begun: its own outcome is the true answer
+                return done.result()
+            raise Busy("The database did not answer in time. Try again in a moment.") from None
 
     def transact(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run `function(connection)` alone in its part of a transaction and return its result once it is committed."""
@@ -1027,7 +1041,7 @@ class Store:
                     self._queue.put(None)  # finish these first
                     break
                 jobs.append(job)
-        return jobs
+        return [job for job in jobs if job.done.set_running_or_notify_cancel()]
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction and tell each its result only when that is on the disk."""
@@ -2576,7 +2590,7 @@ def change(metric: str, now: float | None, before: float | None, was_seen: bool 
     if now is None or before is None:
         return None
     if METRICS[metric].in_points:
-        return round(now - before, 1) if was_seen else None
+        return round(now - before, 1) if was_seen or metric == "percentage" else None  # no visits have no bounce rate, not one of 0
     if before == 0:
         return 0 if now == 0 else None
     return round(100 * (now - before) / before, 1)
@@ -2605,7 +2619,12 @@ PURGE_ROWS = 500  # rows deleted in one transaction: well under 50 ms of the wri
 def rotate_salts(app: App) -> None:
     """Destroy the salts whose grace is over: delete the rows, then empty the write-ahead log, which still has their pages."""
     second = int(app.clock())
-    if app.store.transact(lambda db: destroy_salts(db, second)):
+
+    def rotate(db: sqlite3.Connection) -> int:
+        for site in list_sites(db, app.settings):
+            end_overlong_epochs(db, site, second)
+        return destroy_salts(db, second)
+    if app.store.transact(rotate):
         app.log_holds_salts = True
     if app.log_holds_salts:
         app.log_holds_salts = not app.store.truncate_log()

@@ -69,7 +69,7 @@ create table salts (
   epoch    integer not null,                          -- which block of rotation_hours, counted from 0001-01-01 local midnight
   salt     blob not null,
   ends_at  integer not null,
-  primary key (site_id, epoch)
+  primary key (site_id, epoch, ends_at)               -- an epoch that was ended early may begin anew
 ) without rowid;
 
 -- What a visit brought with it from the visitor's side, shared by all visits alike.
