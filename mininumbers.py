@@ -51,6 +51,7 @@ import sys
 import threading
 import time
 import unicodedata
+import weakref
 import zoneinfo
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import bottle
 import geoip2.database
@@ -69,7 +70,6 @@ import maxminddb
 import ua_parser
 import ua_parser_rs
 import waitress
-from waitress.proxy_headers import proxy_headers_middleware
 
 __version__ = "0.1.0"
 __all__ = ["MiniNumbersError", "Settings", "create_app", "main"]
@@ -128,6 +128,12 @@ class TooLarge(MiniNumbersError):
     """The body is larger than anything this endpoint takes."""
 
     status, code = 413, "too-large"
+
+
+class TooMany(MiniNumbersError):
+    """More is asked than is allowed at a time."""
+
+    status, code = 429, "too-many"
 
 
 class Busy(MiniNumbersError):
@@ -814,6 +820,7 @@ def _statements(sql: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    yield statement  # the last may have no semicolon
 
 
 def pattern(text: str) -> Callable[[str], bool]:
@@ -882,9 +889,9 @@ def open_database(path: str, schema: str) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int, str]]) -> None:
     """Check whose database it is and bring it to the newest version."""
     newest = versions[-1][0]
+    tables, = connection.execute("select count(*) from sqlite_master").fetchone()  # first: another process may be making them just now
     application_id, = connection.execute("pragma application_id").fetchone()
     version, = connection.execute("pragma user_version").fetchone()
-    tables, = connection.execute("select count(*) from sqlite_master").fetchone()
     if application_id != APPLICATION_ID and tables:
         raise DatabaseError(f"{path} is some other program's database: give another file with --db")
     if version > newest:
@@ -895,17 +902,20 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
     connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
     connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
     if version < newest:
-        _migrate(connection, [sql for number, sql in versions if number > version], newest)
+        _migrate(connection, versions)
+    connection.execute("begin immediate")  # says now, and not at the first hit, that the file cannot be written
+    connection.execute("rollback")
 
 
-def _migrate(connection: sqlite3.Connection, scripts: list[str], newest: int) -> None:
+def _migrate(connection: sqlite3.Connection, versions: list[tuple[int, str]]) -> None:
     connection.execute("begin immediate")
     try:
-        for script in scripts:
+        version, = connection.execute("pragma user_version").fetchone()  # again: another process may have been faster
+        for script in (sql for number, sql in versions if number > version):
             for statement in _statements(script):
                 connection.execute(statement)
         connection.execute(f"pragma application_id = {APPLICATION_ID}")
-        connection.execute(f"pragma user_version = {newest}")
+        connection.execute(f"pragma user_version = {versions[-1][0]}")
         connection.execute("commit")
     except BaseException:
         connection.execute("rollback")
@@ -919,6 +929,16 @@ class _Job:
     done: Future = field(default_factory=Future)
 
 
+class _Reader:
+    """Holds a thread's connection for reading, and closes it when the thread ends."""
+
+    def __init__(self, path: str):
+        self.connection = connect(path, read_only=True)
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
 class Store:
     """The database: readers per thread, and one writer thread, started at the first write."""
 
@@ -926,8 +946,9 @@ class Store:
         self.path = path
         self.schema_version = read_versions(schema)[-1][0]
         self._writer = open_database(path, schema)
+        self._file = _file_identity(path)
         self._readers = threading.local()
-        self._all_readers: list[sqlite3.Connection] = []
+        self._all_readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
         self._queue: queue.Queue[_Job | None] = queue.Queue(queue_size)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -937,11 +958,11 @@ class Store:
 
     def reader(self) -> sqlite3.Connection:
         """Return this thread's connection for reading."""
-        if not hasattr(self._readers, "connection"):
-            self._readers.connection = connect(self.path, read_only=True)
+        if not hasattr(self._readers, "held"):
+            self._readers.held = _Reader(self.path)
             with self._lock:
-                self._all_readers.append(self._readers.connection)
-        return self._readers.connection
+                self._all_readers.add(self._readers.held)
+        return self._readers.held.connection
 
     @contextlib.contextmanager
     def snapshot(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -957,8 +978,9 @@ class Store:
                 raise Busy(f"This report takes longer than {seconds:g} seconds. Ask for a shorter period or fewer dimensions.") from error
             raise
         finally:
-            connection.execute("rollback")
             connection.set_progress_handler(None, 0)
+            if connection.in_transaction:
+                connection.execute("rollback")
 
     def submit(self, work: Work, item: Any) -> Future:
         """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
@@ -972,10 +994,10 @@ class Store:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mininumbers-writer", daemon=True)
                 self._thread.start()
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise Busy("Too many hits are waiting to be written. Try again in a moment.") from None
+            try:
+                self._queue.put_nowait(job)  # under the lock, so that nothing is queued behind the word to stop
+            except queue.Full:
+                raise Busy("Too many hits are waiting to be written. Try again in a moment.") from None
         return job.done
 
     def write(self, work: Work, item: Any = None) -> Any:
@@ -1018,7 +1040,7 @@ class Store:
         if self._thread:
             self._queue.put(None)
             self._thread.join()
-        for connection in (*self._all_readers, self._writer):
+        for connection in (*(reader.connection for reader in self._all_readers), self._writer):
             connection.close()
 
     def _run(self) -> None:
@@ -1047,6 +1069,8 @@ class Store:
         """Do the jobs in one transaction and tell each its result only when that is on the disk."""
         db = self._writer
         try:
+            if _file_identity(self.path) != self._file:
+                raise sqlite3.OperationalError("the database file was removed or replaced; put it back, or start the server again")
             db.execute("begin immediate")
             self._notice_others()
             outcomes = [outcome for group in _groups(jobs) for outcome in self._attempt(group)]
@@ -1094,6 +1118,14 @@ class Store:
             forget()
 
 
+def _file_identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from another that was put in its place; what is written to the old one would be lost."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 def _groups(jobs: list[_Job]) -> Iterator[list[_Job]]:
     """Split jobs, in their order, into runs that have the same work."""
     run: list[_Job] = []
@@ -1116,20 +1148,26 @@ def check_database(store: Store) -> list[str]:
     return problems
 
 
+# Every column that holds the id of a text.
+TEXT_COLUMNS = {"hits": ("name", "page", "hostname"), "visits": ("entry_page", "exit_page"), "props": ("key", "value"),
+                "clients": tuple(each.name for each in dataclasses.fields(Client)),
+                "origins": tuple(each.name for each in dataclasses.fields(Origin))}
 _INVARIANTS = (
     ("hits belong to no visit", """
         select count(*) from hits h where not exists (select 1 from visits v where v.site_id = h.site_id and v.id = h.visit_id)"""),
-    ("visits tell another number of pageviews than they have", """
-        select count(*) from visits v join sites s on s.id = v.site_id where s.retention_days is null and v.pageviews < (
-            select count(*) from hits h where h.site_id = v.site_id and h.visit_id = v.id and h.name = 1
-            and h.id between v.id and v.id + ((v.duration + 1) << 16))"""),
-    ("properties belong to no hit", """
-        select count(*) from props p where not exists (select 1 from hits h where h.site_id = p.site_id and h.id = p.hit_id)"""),
-    ("hits name a text that is not there", """
-        select count(*) from hits where page not in (select id from texts) or name not in (select id from texts)
-        or hostname not in (select id from texts)"""),
+    ("visits have more pageviews than they tell", """
+        select count(*) from (
+            select v.pageviews as told, count(*) as found from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id
+            where h.name = 1 group by h.site_id, h.visit_id)
+        where told < found"""),
     ("visits name a client or an origin that is not there", """
         select count(*) from visits where client_id not in (select id from clients) or origin_id not in (select id from origins)"""),
+    *((f"rows of {table} belong to no hit",
+       f"select count(*) from {table} r where not exists (select 1 from hits h where h.site_id = r.site_id and h.id = r.hit_id)")
+      for table in ("props", "revenue")),
+    *((f"rows of {table} name a text that is not there",
+       f"select count(*) from {table} where " + " or ".join(f"{column} not in (select id from texts)" for column in columns))
+      for table, columns in TEXT_COLUMNS.items()),
 )
 
 
@@ -1156,6 +1194,11 @@ class Site:
     def allows(self, hostname: str) -> bool:
         """Return whether hits may come from `hostname`: the site's domain, what lies below it, or a listed host."""
         return any(_host_matches(allowed, hostname) for allowed in (self.domain, f"*.{self.domain}", *self.hostnames))
+
+
+    def owns(self, hostname: str) -> bool:
+        """Return whether a referrer on `hostname` is the site itself; that every host may report makes none of them its own."""
+        return Site.allows(dataclasses.replace(self, hostnames=tuple(each for each in self.hostnames if each != "*")), hostname)
 
 
 def _host_matches(allowed: str, hostname: str) -> bool:
@@ -1476,7 +1519,7 @@ def read_event(body: Any) -> Event:
     if len(page) > PAGE_LIMIT:
         form.fail("url", f"must have a path of at most {PAGE_LIMIT} characters")
     event = Event(
-        name=name, domains=tuple(part.strip() for part in domain.split(",") if part.strip()), page=page,
+        name=name, domains=tuple(dict.fromkeys(host_of(part) or part.strip() for part in domain.split(",") if part.strip())), page=page,
         hostname=hostname, query=url.query,
         referrer=form.text("r", "referrer", most=URL_LIMIT), props=_read_props(form), revenue=_read_revenue(form),
         interactive=form.flag("i", "interactive") is not False, scroll=form.integer("sd", least=0, most=100),
@@ -1622,10 +1665,13 @@ class Texts:
         """Forget the ids, as they may have been rolled back or changed by another process."""
         self._ids.clear()
 
-    def load(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
-        """Learn the ids of those texts that are already there."""
+    def trim(self) -> None:
+        """Forget when it has become too much. Only between batches: what a batch has learned it needs to its end."""
         if len(self._ids) > self.CACHE:
             self._ids.clear()
+
+    def load(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
+        """Learn the ids of those texts that are already there."""
         if missing := list({text for text in wanted if text not in self._ids}):
             rows = db.execute("select text, id from texts where text in (select value from json_each(?))", (json.dumps(missing),))
             self._ids.update(rows)
@@ -1637,8 +1683,13 @@ class Texts:
         for site_id, second, text in wanted:
             if text not in self._ids and text not in fresh and self._may_add(site_id, second // 86_400):
                 fresh[text] = None
-        if fresh:
-            db.execute("insert into texts (text) select value from json_each(?)", (json.dumps(list(fresh)),))
+        self.add(db, fresh)
+
+    def add(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
+        """Learn the ids of texts, all of which may be added."""
+        self.load(db, wanted := set(wanted))
+        if fresh := [text for text in wanted if text not in self._ids]:
+            db.execute("insert into texts (text) select value from json_each(?)", (json.dumps(fresh),))
             self.load(db, fresh)
 
     def _may_add(self, site_id: int, day: int) -> bool:
@@ -1694,11 +1745,16 @@ class Visit:
 
 
 _VISIT_COLUMNS = tuple(each.name for each in dataclasses.fields(Visit))
-_CLIENT_COLUMNS = tuple(each.name for each in dataclasses.fields(Client))
-_ORIGIN_COLUMNS = tuple(each.name for each in dataclasses.fields(Origin))
+_CLIENT_COLUMNS, _ORIGIN_COLUMNS = TEXT_COLUMNS["clients"], TEXT_COLUMNS["origins"]
 _visit_row = operator.attrgetter(*_VISIT_COLUMNS)  # dataclasses.astuple() copies deeply, at twenty times the cost
 _client_row = operator.attrgetter(*_CLIENT_COLUMNS)
 _origin_row = operator.attrgetter(*_ORIGIN_COLUMNS)
+
+
+def _closed_texts(client: Client, origin: Origin) -> tuple[str, ...]:
+    """Return the texts that no visitor can make up: no flood uses them up, so none of them may become (other)."""
+    return (origin.channel, origin.click_id, client.country, client.region, client.city, client.browser, client.os, client.device,
+            client.language, client.screen)
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence], conflict: str = "") -> None:
@@ -1717,6 +1773,7 @@ class Batch:
 
     def __init__(self, db: sqlite3.Connection, texts: Texts, salts: Salts, hits: Sequence[Hit]):
         self.db, self.texts, self.salts = db, texts, salts
+        texts.trim()
         texts.load(db, (hit.event.page for hit in hits if hit.is_engagement))
         texts.intern(db, [(hit.site.id, hit.second, text) for hit in hits if not hit.is_engagement for text in hit.texts])
         self.visitors = self._visitors(hits)
@@ -1837,6 +1894,7 @@ class Batch:
 
     def _name_beginnings(self) -> None:
         """Give the visits that began here their client and origin."""
+        self.texts.add(self.db, (text for _, hit in self.begun for text in _closed_texts(hit.client, hit.origin)))
         self.texts.intern(self.db, [(hit.site.id, hit.second, text) for _, hit in self.begun
                                     for text in (*_client_row(hit.client), *_origin_row(hit.origin))])
         clients = self._combinations("clients", _CLIENT_COLUMNS, [_client_row(hit.client) for _, hit in self.begun])
@@ -1913,7 +1971,7 @@ class Collector:
         if event.referrer and is_spam(event.referrer):
             return "spam"
         mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
-        origin = origin_of(event.query, event.referrer, site.allows, host_only=mode == "paranoid")
+        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
         return Hit(site, second, sender, event, self._client(client, event, sender, mode), origin)
 
     def _client(self, client: Client, event: Event, sender: Sender, mode: str) -> Client:
@@ -2692,10 +2750,6 @@ def _delete_in_steps(store: Store, table: str, key: str, condition: str, values:
     return deleted
 
 
-_TEXT_USERS = {"hits": ("name", "page", "hostname"), "visits": ("entry_page", "exit_page"), "props": ("key", "value"),
-               "clients": _CLIENT_COLUMNS, "origins": _ORIGIN_COLUMNS}
-
-
 def _purge_texts(store: Store, second: int) -> None:
     """Delete the texts, clients and origins that nothing names any more: a path can be personal too.
 
@@ -2705,7 +2759,7 @@ def _purge_texts(store: Store, second: int) -> None:
         with store.snapshot() as db:
             unused = [each for each, in db.execute(f"select id from {table} where id not in (select {column} from visits)")]
         _delete_unused(store, table, unused, lambda db: _recent(db, "visits", "id", (column,), second))
-    used = " union all ".join(f"select {column} from {table}" for table, columns in _TEXT_USERS.items() for column in columns)
+    used = " union all ".join(f"select {column} from {table}" for table, columns in TEXT_COLUMNS.items() for column in columns)
     with store.snapshot() as db:
         unused = [each for each, in db.execute(f"select id from texts where id > {OTHER} and id not in ({used})")]
     _delete_unused(store, "texts", unused, lambda db: _recently_named(db, second))
@@ -2729,10 +2783,10 @@ def _recent(db: sqlite3.Connection, table: str, key: str, columns: Sequence[str]
 
 def _recently_named(db: sqlite3.Connection, second: int) -> set[int]:
     """Return the ids of texts that are named by new hits, or by any client or origin."""
-    named = set().union(*(_recent(db, table, key, _TEXT_USERS[table], second)
+    named = set().union(*(_recent(db, table, key, TEXT_COLUMNS[table], second)
                           for table, key in (("hits", "id"), ("visits", "id"), ("props", "hit_id"))))
     for table in ("clients", "origins"):
-        named.update(*db.execute(f"select {', '.join(_TEXT_USERS[table])} from {table}"))
+        named.update(*db.execute(f"select {', '.join(TEXT_COLUMNS[table])} from {table}"))
     return named
 
 
@@ -2823,9 +2877,14 @@ class StaticFile:
         headers = {**self.headers, "ETag": self.etag, "Vary": "Accept-Encoding"}
         if is_fresh(self.etag):
             return bottle.HTTPResponse(status=304, **headers)
-        if "gzip" in bottle.request.get_header("Accept-Encoding", ""):
+        if re.search(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", header("Accept-Encoding")):
             return bottle.HTTPResponse(self.gzipped, **headers, **{"Content-Encoding": "gzip"})
         return bottle.HTTPResponse(self.body, **headers)
+
+
+def header(name: str) -> str:
+    """Return a request's header, "" where there is none. Of one that is not ASCII every byte is a character: it may be anything."""
+    return bottle.request.environ.get("HTTP_" + name.upper().replace("-", "_"), "")
 
 
 def etag_of(body: bytes) -> str:
@@ -2835,7 +2894,7 @@ def etag_of(body: bytes) -> str:
 
 def is_fresh(etag: str) -> bool:
     """Return whether the browser already has what `etag` stands for."""
-    return etag in re.split(r"\s*,\s*", bottle.request.get_header("If-None-Match", ""))
+    return etag in re.split(r"\s*,\s*", header("If-None-Match"))
 
 
 def dashboard_file() -> StaticFile:
@@ -2858,15 +2917,28 @@ def tracker_file() -> StaticFile:
         "Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
 
 
+def session_secret() -> str:
+    """Return the secret in the session's cookie, "" where there is none. Other cookies may be as malformed as they like."""
+    pairs = (pair.strip().partition("=") for pair in header("Cookie").split(";"))
+    return next((value.strip('"') for name, _, value in pairs if name == COOKIE), "")
+
+
 def read_body() -> bytes:
     """Return the request's body. Raises TooLarge."""
     try:
         length = int(bottle.request.environ.get("CONTENT_LENGTH") or 0)
     except ValueError:
         raise InvalidInput("Content-Length is not a number.") from None
+    if length < 0:
+        raise InvalidInput("Content-Length is below zero.")
     if length > BODY_LIMIT:
         raise TooLarge(f"The body may have {BODY_LIMIT} bytes.")
     return bottle.request.environ["wsgi.input"].read(length)
+
+
+def read_arguments() -> dict[str, str]:
+    """Return the arguments in the request's address."""
+    return dict(parse_qsl(bottle.request.query_string, errors="replace"))
 
 
 def read_form() -> tuple[Any, Form]:
@@ -2877,10 +2949,8 @@ def read_form() -> tuple[Any, Form]:
 
 def read_sender() -> Sender:
     """Return who sent this request."""
-    header = bottle.request.get_header
-    environ = bottle.request.environ
-    return Sender(address_of(environ.get("REMOTE_ADDR") or ""), (header("User-Agent") or "")[:USER_AGENT_LIMIT],
-                  language_of(header("Accept-Language") or ""), "1" in (header("Sec-GPC"), header("DNT")))
+    return Sender(address_of(bottle.request.environ.get("REMOTE_ADDR") or ""), header("User-Agent")[:USER_AGENT_LIMIT],
+                  language_of(header("Accept-Language")), "1" in (header("Sec-GPC"), header("DNT")))
 
 
 def to_json(value: Any) -> bytes:
@@ -2907,26 +2977,26 @@ def anyone(app: App) -> None:
 
 def same_origin(app: App) -> None:
     """Let in what a page of this server sends: a form on another site cannot sign somebody in or out."""
-    request = bottle.request
-    site, origin = request.get_header("Sec-Fetch-Site"), request.get_header("Origin")
+    site, origin = header("Sec-Fetch-Site"), header("Origin")
     if site:  # a browser's own word, which a page cannot forge and a proxy does not change
         allowed = site in ("same-origin", "none")
     else:
-        allowed = not origin or urlsplit(origin).netloc == request.get_header("Host")
+        allowed = not origin or origin.partition("://")[2] == header("Host")
     if not allowed:
         raise Forbidden("This request came from another site.")
-    if request.method == "POST" and request.content_type.partition(";")[0] != "application/json":
+    content_type = bottle.request.environ.get("CONTENT_TYPE", "")
+    if bottle.request.method == "POST" and content_type.partition(";")[0].strip().lower() != "application/json":
         raise InvalidInput("The Content-Type must be application/json.")
 
 
 def reader(app: App) -> Principal:
     """Let in a signed-in person, or a program with a token."""
-    scheme, _, secret = bottle.request.get_header("Authorization", "").partition(" ")
+    scheme, _, secret = header("Authorization").partition(" ")
     if scheme.lower() == "bearer":
         principal = token_principal(app.store.reader(), secret.strip())
     else:
         same_origin(app)
-        principal = session_principal(app.store.reader(), int(app.clock()), bottle.request.get_cookie(COOKIE) or "")
+        principal = session_principal(app.store.reader(), int(app.clock()), session_secret())
     if principal is None:
         raise Unauthorized("Sign in, or send a valid token as Authorization: Bearer TOKEN.")
     return principal
@@ -2936,8 +3006,9 @@ def reader(app: App) -> Principal:
 
 def get_dashboard(app: App, _: None) -> bottle.HTTPResponse:
     """The page. Its URLs are relative, so the address of an application mounted at /stats must end in a slash."""
-    if not bottle.request.environ.get("PATH_INFO"):
-        return bottle.HTTPResponse(status=308, Location=f"{bottle.request.environ.get('SCRIPT_NAME', '')}/")
+    prefix = bottle.request.environ.get("SCRIPT_NAME", "")
+    if prefix and not bottle.request.environ.get("PATH_INFO"):
+        return bottle.HTTPResponse(status=308, Location=quote(prefix, encoding="latin-1") + "/")
     return app.dashboard.respond()
 
 
@@ -2949,7 +3020,7 @@ def get_tracker(app: App, _: None) -> bottle.HTTPResponse:
 def get_health(app: App, _: None) -> bottle.HTTPResponse:
     """Whether the server can do its work, for load balancers: 503 while the database cannot be written."""
     try:
-        app.store.transact(lambda db: None)
+        app.store.transact(lambda db: db.execute(f"pragma user_version = {app.store.schema_version}"))  # as it is, but written anew
         writable = True
     except Busy:
         writable = False
@@ -2974,7 +3045,7 @@ def preflight_event(app: App, _: None) -> bottle.HTTPResponse:
 
 def get_pixel(app: App, _: None) -> bottle.HTTPResponse:
     """Count a page without JavaScript: an image whose address names the site (d), the page (u) and perhaps the referrer (r)."""
-    given = dict(parse_qsl(bottle.request.query_string, errors="replace"))
+    given = read_arguments()
     body = {"n": "pageview", **{name: given[name] for name in ("d", "u", "r") if name in given}}
     reason = app.collector.collect(read_event(body), read_sender())
     return bottle.HTTPResponse(PIXEL, 200, **{"Content-Type": "image/gif"}, **_dropped_headers(reason))
@@ -2983,7 +3054,7 @@ def get_pixel(app: App, _: None) -> bottle.HTTPResponse:
 def get_session(app: App, _: None) -> dict:
     """Who is signed in, and whether anybody can be yet."""
     db = app.store.reader()
-    principal = session_principal(db, int(app.clock()), bottle.request.get_cookie(COOKIE) or "")
+    principal = session_principal(db, int(app.clock()), session_secret())
     return {"user": {"username": principal.name} if principal else None, "setup": not has_users(db), "version": __version__}
 
 
@@ -3025,7 +3096,7 @@ def _set_cookie(answer: bottle.HTTPResponse, value: str, seconds: int) -> None:
 
 def post_logout(app: App, _: None) -> bottle.HTTPResponse:
     """Sign out."""
-    secret = bottle.request.get_cookie(COOKIE) or ""
+    secret = session_secret()
     app.store.transact(lambda db: close_session(db, secret))
     answer = respond_json({})
     _set_cookie(answer, "", 0)
@@ -3062,16 +3133,16 @@ def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
 
 def get_realtime(app: App, principal: Principal) -> bottle.HTTPResponse:
     """The current visitors, as a bare number."""
-    site = _site_to_read(app, principal, bottle.request.query.get("site_id"))
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
     return respond_json(current_visitors(app.store.reader(), site, app.clock()))
 
 
 def get_dropped(app: App, principal: Principal) -> dict:
     """What was not counted, by day and reason."""
-    site = _site_to_read(app, principal, bottle.request.query.get("site_id"))
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
     today = local_date(app.clock(), site.zone)
     try:
-        first, last = (date.fromisoformat(bottle.request.query.get(name) or today.isoformat()) for name in ("from", "to"))
+        first, last = (date.fromisoformat(read_arguments().get(name) or today.isoformat()) for name in ("from", "to"))
     except ValueError:
         raise InvalidInput.of("from", "and to must be dates such as 2026-01-31") from None
     return {"results": dropped_hits(app.store.reader(), site, first, last), "reasons": DROP_REASONS}
@@ -3147,33 +3218,41 @@ def build_wsgi(app: App) -> Callable:
 
 
 def behind_proxies(wsgi: Callable, settings: Settings) -> Callable:
-    """Return `wsgi` so that it sees the visitor's address: forwarded headers are believed from trusted proxies, and else removed."""
-    silent = logging.getLogger("mininumbers.proxy")  # the middleware would log addresses
-    silent.disabled = True
-    believing = proxy_headers_middleware(wsgi, "*", settings.trusted_proxy_count, {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"},
-                                         logger=silent)
-    doubting = proxy_headers_middleware(wsgi, logger=silent)
+    """Return `wsgi` so that it sees the visitor's address: forwarded headers are believed from trusted proxies, and removed from all.
 
+    waitress has the like, but it logs the address of who sends a malformed header, answers 400 to it, which loses the hit, and
+    reads ::ffff:192.0.2.1 as ::ffff.
+    """
     @functools.lru_cache(maxsize=256)
     def is_trusted(peer: str) -> bool:
         address = _ip(address_of(peer))
         return address is not None and any(address in network for network in settings.trusted_networks)
 
     def wrapped(environ: dict, start_response: Callable) -> Iterable[bytes]:
-        if not is_trusted(environ.setdefault("REMOTE_ADDR", "")):
-            return doubting(environ, start_response)
-        if "HTTP_X_FORWARDED_FOR" in environ:
-            environ["HTTP_X_FORWARDED_FOR"] = ",".join(map(_hop, environ["HTTP_X_FORWARDED_FOR"].split(",")))
-        return believing(environ, start_response)
+        told = {name: environ.pop(f"HTTP_{name}", "") for name in _FORWARDED}
+        if is_trusted(environ.get("REMOTE_ADDR", "")):
+            _believe(environ, told, settings.trusted_proxy_count)
+        return wsgi(environ, start_response)
     return wrapped
 
 
-def _hop(text: str) -> str:
-    """Return one address of X-Forwarded-For in a form that the middleware reads rightly."""
-    hop = text.strip()
-    if _ip(hop):
-        return address_of(hop)
-    return hop if hop[:1].isalnum() or hop[:1] in '["' else "unknown"
+_FORWARDED = ("X_FORWARDED_FOR", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "X_FORWARDED_PORT", "X_FORWARDED_BY", "FORWARDED")
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*)(?::\d*)?")
+
+
+def _believe(environ: dict, told: Mapping[str, str], proxies: int) -> None:
+    """Put what the proxies tell in the place of what the socket says; of a list each proxy adds to the end, so that is what counts."""
+    hops = [hop.strip().strip('"') for hop in told["X_FORWARDED_FOR"].split(",")]
+    hop = hops[-min(proxies, len(hops))]
+    if hop:
+        match = None if _ip(hop) else _WITH_PORT.fullmatch(hop)
+        environ["REMOTE_ADDR"] = (match[1] or match[2]) if match else hop
+    scheme = told["X_FORWARDED_PROTO"].rpartition(",")[2].strip().lower()
+    if scheme in ("http", "https"):
+        environ["wsgi.url_scheme"] = scheme
+    host = told["X_FORWARDED_HOST"].rpartition(",")[2].strip()
+    if re.fullmatch(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:]+\](:\d+)?", host):
+        environ["HTTP_HOST"] = host
 
 
 # ---- create_app ------------------------------------------------------------------------------------------------------
@@ -3193,7 +3272,8 @@ class App:
         self.scheduler = Scheduler(self)
         self.log_holds_salts = True  # a process killed before it emptied the log leaves that to the next
         self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
-        self._hashing = threading.Semaphore(2)  # a password check takes 16 MB; many at once must not take them all
+        # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
+        self._hashing, self._door = threading.Semaphore(2), threading.Semaphore(6)
         self._nobody = hash_password(secrets.token_hex())
         self._wsgi = build_wsgi(self)
 
@@ -3220,8 +3300,13 @@ class App:
     def password_matches(self, username: str, password: str) -> bool:
         """Return whether these are right. An unknown name takes as long as a wrong password."""
         row = self.store.reader().execute("select password_hash from users where username = ?", (username,)).fetchone()
-        with self._hashing:
-            return password_matches(password, row[0] if row else self._nobody) and row is not None
+        if not self._door.acquire(blocking=False):
+            raise TooMany("Too many people are signing in just now. Try again in a moment.")
+        try:
+            with self._hashing:
+                return password_matches(password, row[0] if row else self._nobody) and row is not None
+        finally:
+            self._door.release()
 
     def add_site(self, domain: str, **values: Any) -> None:
         """Add a site. Raises InvalidInput."""
@@ -3330,13 +3415,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "serve")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING if given.command == "serve" else logging.CRITICAL, format="%(levelname)s %(name)s: %(message)s")
     try:
         given.function(given)
         return 0
     except MiniNumbersError as error:
-        print(f"mininumbers: {error}", file=sys.stderr)
+        cause = error.__cause__ if isinstance(error, Busy) else None
+        print(f"mininumbers: {_explain(_settings(given).db, cause) if isinstance(cause, sqlite3.Error) else error}", file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError):
         print("mininumbers: stopped", file=sys.stderr)
     return 2

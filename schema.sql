@@ -67,8 +67,8 @@ create table tokens (
 create table salts (
   site_id  integer not null,
   epoch    integer not null,                          -- which block of rotation_hours, counted from 0001-01-01 local midnight
-  salt     blob not null,
   ends_at  integer not null,
+  salt     blob not null,
   primary key (site_id, epoch, ends_at)               -- an epoch that was ended early may begin anew
 ) without rowid;
 
