@@ -15,6 +15,7 @@ The sections, ground floor first; each uses only what stands above it:
     ingest             from a request body to a committed visit
     periods and filters  local time, and the one WHERE compiler
     reports            metrics, dimensions, queries
+    demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
     HTTP edge          one table of routes, a guard in every row
     create_app
@@ -36,6 +37,7 @@ import hashlib
 import hmac
 import importlib.metadata
 import ipaddress
+import itertools
 import json
 import logging
 import math
@@ -60,6 +62,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -263,7 +266,10 @@ def load_json(raw: bytes) -> Any:
     except ValueError as error:
         raise InvalidInput(f"The body is not JSON: {error}") from error
     if _SUSPECT_ESCAPE.search(text):
-        _refuse_unstorable(value, "body")
+        try:
+            _refuse_unstorable(value, "body")
+        except RecursionError as error:
+            raise InvalidInput("The body is nested too deeply.") from error
     return value
 
 
@@ -309,7 +315,8 @@ def host_of(text: str) -> str:
             return ""
     if not _HOSTNAME.fullmatch(host) or len(host) > 253:
         return host if _ip(host) else ""
-    return host.rstrip(".").removeprefix("www.")
+    bare = host.rstrip(".")
+    return bare.removeprefix("www.") if bare.count(".") > 1 else bare
 
 
 def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -361,12 +368,19 @@ USER_AGENT_LIMIT = 512  # ample for real ones, and it bounds what a hostile one 
 # Category, name, then hosts (a host covers its subdomains, name.* its country domains, .name.* what lies below those) and words
 # used as utm_source.
 _SOURCES = """
-search    | Google          | google.* google googleads adwords com.google.android.googlequicksearchbox
-search    | Bing            | bing.com bing bingads cn.bing.com
+search    | Google          | google.* google.cat google googleads adwords com.google.android.googlequicksearchbox syndicatedsearch.goog
+search    | Google          | cse.google.com images.google.com
+search    | Bing            | bing.com bing bingads cn.bing.com msn.com
 search    | DuckDuckGo      | duckduckgo.com duckduckgo ddg
 search    | Yahoo           | yahoo.* .yahoo.* yahoo
 search    | Yandex          | yandex.* .yandex.* ya.ru yandex
 search    | Baidu           | baidu.com baidu
+search    | 360 Search      | so.com
+search    | Shenma          | sm.cn
+search    | Coc Coc         | coccoc.com
+search    | Mail.ru         | go.mail.ru
+search    | Dzen            | dzen.ru
+search    | T-Online        | suche.t-online.de
 search    | Ecosia          | ecosia.org ecosia
 search    | Brave Search    | search.brave.com
 search    | Kagi            | kagi.com kagi
@@ -383,11 +397,13 @@ search    | MetaGer         | metager.org metager.de
 search    | Marginalia      | marginalia-search.com search.marginalia.nu
 search    | Presearch       | presearch.com
 search    | SearXNG         | searx.be searx.space
-ai        | ChatGPT         | chatgpt.com chat.openai.com openai.com chatgpt
+ai        | ChatGPT         | chatgpt.com chat.openai.com openai.com com.openai.chatgpt chatgpt
 ai        | Claude          | claude.ai claude
-ai        | Gemini          | gemini.google.com bard.google.com gemini
+ai        | Gemini          | gemini.google.com bard.google.com notebooklm.google.com aistudio.google.com gemini
 ai        | Perplexity      | perplexity.ai perplexity
-ai        | Copilot         | copilot.microsoft.com copilot.com copilot
+ai        | Copilot         | copilot.microsoft.com copilot.com edgeservices.bing.com m365.cloud.microsoft copilot
+ai        | Qwen            | chat.qwen.ai
+ai        | Doubao          | doubao.com
 ai        | DeepSeek        | chat.deepseek.com deepseek.com deepseek
 ai        | Grok            | grok.com grok
 ai        | Le Chat         | chat.mistral.ai mistral.ai mistral
@@ -398,7 +414,7 @@ ai        | Poe             | poe.com
 ai        | Kimi            | kimi.com kimi.moonshot.cn
 ai        | Duck.ai         | duck.ai
 social    | Facebook        | facebook.com fb.com fb.me facebook fb facebook-ads com.facebook.katana
-social    | Instagram       | instagram.com ig.me instagram ig
+social    | Instagram       | instagram.com ig.me com.instagram.android instagram ig
 social    | Threads         | threads.net threads.com threads
 social    | X               | x.com twitter.com t.co twitter x com.twitter.android
 social    | LinkedIn        | linkedin.com lnkd.in linkedin com.linkedin.android
@@ -407,12 +423,13 @@ social    | Hacker News     | news.ycombinator.com hckrnews.com hn hackernews
 social    | Lobsters        | lobste.rs lobsters
 social    | Bluesky         | bsky.app bsky.social bluesky
 social    | Mastodon        | mastodon.social mastodon.online fosstodon.org hachyderm.io mas.to mstdn.social infosec.exchange mastodon
-social    | Pinterest       | pinterest.* .pinterest.* pin.it pinterest
+social    | Pinterest       | pinterest.* .pinterest.* pin.it com.pinterest pinterest
 social    | TikTok          | tiktok.com tiktok
 social    | Snapchat        | snapchat.com snapchat
 social    | Telegram        | t.me telegram.org telegram.me telegram org.telegram.messenger
-social    | WhatsApp        | whatsapp.com wa.me whatsapp
-social    | Discord         | discord.com discord.gg discordapp.com discord
+social    | WhatsApp        | whatsapp.com wa.me com.whatsapp whatsapp
+social    | Messenger       | messenger.com l.messenger.com com.facebook.orca
+social    | Discord         | discord.com discord.gg discordapp.com com.discord discord
 social    | Slack           | slack.com com.slack slack
 social    | Tumblr          | tumblr.com t.umblr.com tumblr
 social    | Quora           | quora.com quora
@@ -424,6 +441,13 @@ social    | Medium          | medium.com medium
 social    | Product Hunt    | producthunt.com producthunt
 social    | Stack Overflow  | stackoverflow.com stackexchange.com
 social    | dev.to          | dev.to
+social    | XING            | xing.com xing
+social    | Nextdoor        | nextdoor.com
+social    | LINE            | line.me
+social    | Zhihu           | zhihu.com
+social    | Xiaohongshu     | xiaohongshu.com
+social    | Tieba           | tieba.baidu.com
+social    | Naver Blog      | blog.naver.com
 social    | Lemmy           | lemmy.world lemmy.ml
 video     | YouTube         | youtube.com youtu.be youtube com.google.android.youtube
 video     | Vimeo           | vimeo.com vimeo
@@ -439,15 +463,21 @@ shopping  | Alibaba         | alibaba.com
 shopping  | Shopify         | shop.app shopify.com shopify
 shopping  | Walmart         | walmart.com
 email     | Gmail           | mail.google.com com.google.android.gm gmail
-email     | Outlook         | outlook.live.com outlook.office.com outlook.office365.com outlook
+email     | Outlook         | outlook.live.com outlook.office.com outlook.office365.com com.microsoft.office.outlook outlook
 email     | Yahoo Mail      | mail.yahoo.com
 email     | Proton Mail     | mail.proton.me
+email     | Mail.ru         | e.mail.ru
+email     | Fastmail        | fastmail.com app.fastmail.com
+email     | GMX             | gmx.net deref-gmx.net
+email     | WEB.DE          | navigator.web.de deref-web.de
 email     | Email           | email e-mail e_mail mail
 other     | GitHub          | github.com github
 other     | GitLab          | gitlab.com
 other     | Wikipedia       | wikipedia.org wikipedia
 other     | Google News     | news.google.com
 other     | Google services | .google.*
+other     | Amazon Web Services | aws.amazon.com
+other     | Yahoo Finance   | finance.yahoo.com
 other     | Flipboard       | flipboard.com
 other     | Substack        | substack.com substack
 other     | Feedly          | feedly.com
@@ -470,9 +500,9 @@ _COUNTRY_DOMAIN = re.compile(r"^(?:[a-z0-9.-]*?(\.))??([a-z]+)\.(?:com?\.)?(?:co
 
 # A click id is noted by its parameter's name, which tells the source; the paid ones are only ever put there by an advertisement.
 CLICK_IDS = {"gclid": "Google", "gbraid": "Google", "wbraid": "Google", "dclid": "Google", "msclkid": "Bing", "yclid": "Yandex",
-             "fbclid": "Facebook", "igshid": "Instagram", "twclid": "X", "ttclid": "TikTok", "li_fat_id": "LinkedIn",
+             "fbclid": "Facebook", "igshid": "Instagram", "igsh": "Instagram", "twclid": "X", "ttclid": "TikTok", "li_fat_id": "LinkedIn",
              "rdt_cid": "Reddit", "epik": "Pinterest", "sccid": "Snapchat"}
-PAID_CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "dclid", "msclkid", "yclid", "twclid", "ttclid", "rdt_cid"})
+PAID_CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "dclid", "msclkid", "yclid", "twclid", "ttclid", "rdt_cid", "li_fat_id"})
 UTM_TAGS = ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term")
 
 # Sites that send referrers only to be looked at in reports such as these.
@@ -1536,7 +1566,7 @@ def _read_url(form: Form) -> tuple[SplitResult, str]:
     parts = split_url(text)
     host = host_of(parts.hostname) if parts else ""
     if text and (not host or parts.scheme == "data"):
-        form.fail("url", "must be an absolute URL such as https://example.com/page")
+        form.fail(form.raw("u", "url")[0], "must be an absolute URL such as https://example.com/page")
     return parts or urlsplit(""), host
 
 
@@ -1647,6 +1677,11 @@ class Drop:
     reason: str
 
 
+def drop_of(site: Site | None, second: int, reason: str) -> Drop:
+    """Return the Drop of an event that came for a site, or for none that is known."""
+    return Drop(site.id if site else 0, local_date(second, site.zone if site else timezone.utc).isoformat(), reason)
+
+
 class Texts:
     """Interned text. Lives on the writer's thread.
 
@@ -1687,7 +1722,8 @@ class Texts:
 
     def add(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
         """Learn the ids of texts, all of which may be added."""
-        self.load(db, wanted := set(wanted))
+        wanted = dict.fromkeys(wanted)
+        self.load(db, wanted)
         if fresh := [text for text in wanted if text not in self._ids]:
             db.execute("insert into texts (text) select value from json_each(?)", (json.dumps(fresh),))
             self.load(db, fresh)
@@ -1753,8 +1789,7 @@ _origin_row = operator.attrgetter(*_ORIGIN_COLUMNS)
 
 def _closed_texts(client: Client, origin: Origin) -> tuple[str, ...]:
     """Return the texts that no visitor can make up: no flood uses them up, so none of them may become (other)."""
-    return (origin.channel, origin.click_id, client.country, client.region, client.city, client.browser, client.os, client.device,
-            client.language, client.screen)
+    return origin.channel, origin.click_id, client.country, client.region, client.city, client.device, client.screen
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence], conflict: str = "") -> None:
@@ -1921,12 +1956,11 @@ class Batch:
                             (json.dumps(rows),))
 
 
-def count_drops(db: sqlite3.Connection, drops: Sequence[Drop]) -> list[None]:
+def count_drops(db: sqlite3.Connection, drops: Sequence[Drop]) -> None:
     """Count what was not counted."""
     tally = Counter((drop.site_id, drop.day, drop.reason) for drop in drops)
     _insert(db, "dropped", ("site_id", "day", "reason", "count"), [(*key, count) for key, count in tally.items()],
             "on conflict (site_id, day, reason) do update set count = count + excluded.count")
-    return [None] * len(drops)
 
 
 class Collector:
@@ -1944,35 +1978,31 @@ class Collector:
     def collect(self, event: Event, sender: Sender) -> str:
         """Record an event for each site it names. Return "", or why it was dropped. Raises Busy where it cannot be written now."""
         second = int(self._clock())
-        waiting = [self._submit(event, domain, sender, second) for domain in event.domains]
-        return next(filter(None, [reason or self._store.wait(done) for reason, done in waiting]), "")
+        items = [self._judge(event, domain, sender, second) for domain in event.domains]
+        return next(filter(None, self._store.write(self.record, items)), "")
 
-    def _submit(self, event: Event, domain: str, sender: Sender, second: int) -> tuple[str, Future]:
+    def _judge(self, event: Event, domain: str, sender: Sender, second: int) -> Hit | Drop:
+        """Return the Hit that counts for a site, or the Drop that says why none does."""
         site = find_site(self._store.reader(), self._settings, domain)
-        hit = self._judge(event, site, sender, second)
-        if isinstance(hit, Hit):
-            return "", self._store.submit(self.record, hit)
-        day = local_date(second, site.zone if site else timezone.utc).isoformat()
-        done = self._store.submit(count_drops, Drop(site.id if site else 0, day, hit))
-        self._store.wait(done)
-        return hit, done
+        reason = self._refusal(event, site, sender)
+        if reason:
+            return drop_of(site, second, reason)
+        client = self._agents.read(sender.user_agent)
+        mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
+        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
+        return Hit(site, second, sender, event, self._client(client, event, sender, mode), origin)
 
-    def _judge(self, event: Event, site: Site | None, sender: Sender, second: int) -> Hit | str:
-        """Return the Hit that counts, or the reason why none does; the cheapest refusals come first."""
+    def _refusal(self, event: Event, site: Site | None, sender: Sender) -> str:
+        """Return why an event does not count, the cheapest reasons first, or ""."""
         if site is None:
             return "unknown-site"
         if not site.allows(event.hostname):
             return "hostname"
         if sender.wants_privacy and site.gpc == "drop":
             return "gpc"
-        client = self._agents.read(sender.user_agent)
-        if client is None:
+        if self._agents.read(sender.user_agent) is None:
             return "bot"
-        if event.referrer and is_spam(event.referrer):
-            return "spam"
-        mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
-        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
-        return Hit(site, second, sender, event, self._client(client, event, sender, mode), origin)
+        return "spam" if event.referrer and is_spam(event.referrer) else ""
 
     def _client(self, client: Client, event: Event, sender: Sender, mode: str) -> Client:
         if mode == "paranoid":
@@ -1981,14 +2011,15 @@ class Collector:
         whole = dataclasses.replace(client, country=country, region=region, city=city, language=sender.language, screen=screen_of(event.width))
         return reduce_client(whole, mode)
 
-    def record(self, db: sqlite3.Connection, hits: Sequence[Hit]) -> list[str]:
-        """Write hits within the writer's transaction; return for each "" or the reason why it does not count."""
+    def record(self, db: sqlite3.Connection, requests: Sequence[Sequence[Hit | Drop]]) -> list[list[str]]:
+        """Write what each request brought, within the writer's transaction; return for each of it "" or why it does not count."""
+        hits = [item for items in requests for item in items if isinstance(item, Hit)]
+        drops = [item for items in requests for item in items if isinstance(item, Drop)]
         batch = Batch(db, self._texts, self.salts, hits)
-        reasons = [batch.add(hit, candidates) for hit, candidates in zip(hits, batch.visitors)]
+        reasons = {id(hit): batch.add(hit, candidates) for hit, candidates in zip(hits, batch.visitors)}
         batch.flush()
-        count_drops(db, [Drop(hit.site.id, local_date(hit.second, hit.site.zone).isoformat(), reason)
-                         for hit, reason in zip(hits, reasons) if reason])
-        return reasons
+        count_drops(db, [*drops, *(drop_of(hit.site, hit.second, reasons[id(hit)]) for hit in hits if reasons[id(hit)])])
+        return [[item.reason if isinstance(item, Drop) else reasons[id(item)] for item in items] for items in requests]
 
     def close(self) -> None:
         """Let go of the GeoIP file."""
@@ -2667,6 +2698,565 @@ def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) ->
     return [dict(zip(("date", "reason", "count"), row)) for row in rows]
 
 
+# ---- demo ------------------------------------------------------------------------------------------------------------
+# Made-up visits, to try the dashboard with and to measure by. They are drawn from the tables below, one chunk of time after the
+# other, and become the rows that the collector would have written: origins, screen classes, epochs, ids of texts and the sums of a
+# visit all come from its own functions. The generator is seeded, so that the same call gives the same rows; it guards nothing.
+
+DEMO_LIMITS = {"pageviews": (1, 1_000_000_000), "days": (1, 3650), "paths": (20, 200_000)}
+DEMO_CHUNK = 5_000  # pageviews made up and written at a time: bounds the memory, and how long others wait for the writer
+DEMO_TABLES = ("visits", "hits", "props", "revenue")
+DEMO_VISITORS = 2_000  # visitors of the epoch that are remembered, since they may come back
+DEMO_RETURNING = 0.2  # how often a visit looks for one of them to be of; it finds none whose last visit was just now
+DEMO_GPC = 0.04  # visitors who send Sec-GPC
+DEMO_DROPPED = {"bot": 0.04, "no-visit": 0.005, "spam": 0.003, "hostname": 0.001}  # per pageview
+
+_DEMO_WEEK = (1.0, 1.06, 1.05, 1.02, 0.92, 0.62, 0.66)  # Monday first
+_DEMO_WORKDAY = (14, 9, 6, 5, 5, 8, 16, 32, 58, 82, 94, 92, 80, 86, 96, 94, 86, 72, 58, 54, 58, 56, 42, 26)  # by local hour
+_DEMO_DAY_OFF = (22, 15, 10, 7, 6, 7, 11, 20, 36, 54, 68, 74, 72, 70, 72, 74, 74, 72, 70, 74, 80, 74, 56, 36)
+
+# share, country, its languages as share:language
+_DEMO_COUNTRIES = """
+26 US 93:en 7:es       | 12 DE 88:de 12:en      | 8 GB 97:en 3:pl        | 6 FR 92:fr 8:en        | 6 IN 84:en 16:hi
+4.5 CA 77:en 23:fr     | 4.5 NL 76:nl 24:en     | 3.5 BR 96:pt 4:en      | 3 ES 92:es 8:en        | 3 IT 94:it 6:en
+2.5 PL 90:pl 10:en     | 2.5 AU 98:en 2:zh      | 2.2 CH 62:de 24:fr 14:en | 2.2 SE 78:sv 22:en   | 2 JP 97:ja 3:en
+1.8 AT 92:de 8:en      | 1.5 BE 56:nl 36:fr 8:en | 1.2 CZ 91:cs 9:en     | 1.2 DK 82:da 18:en     | 1.1 FI 80:fi 20:en
+1.1 NO 81:nb 19:en     | 1.1 PT 91:pt 9:en      | 1 MX 95:es 5:en        | 1 IE 98:en 2:pl        | 1 UA 84:uk 16:en
+0.9 RO 86:ro 14:en     | 0.9 TR 95:tr 5:en      | 0.8 KR 96:ko 4:en      | 0.8 ID 88:id 12:en     | 0.7 SG 80:en 20:zh
+0.7 ZA 97:en 3:af      | 0.6 NZ 99:en 1:zh      | 0.6 AR 96:es 4:en      | 0.5 GR 86:el 14:en     | 0.4 IL 82:he 18:en
+0.4 VN 92:vi 8:en      | 0.3 NG 99:en 1:fr      | 0.3 KE 97:en 3:fr      | 0.3 CL 96:es 4:en      | 0.2 IS 84:is 16:en
+"""
+_DEMO_EURO = frozenset("DE FR NL ES IT AT BE FI PT IE GR".split())
+
+# share | device | system | its versions, commonest first | widths in CSS pixels | browsers as share:name:versions, = as the system's
+_DEMO_PLATFORMS = """
+34   | Desktop | Windows  | 10                  | 1920 1536 1366 2560 1280 | 68:Chrome:141,140,139 21:Edge:141,140 11:Firefox:144,143
+15   | Desktop | macOS    | 10.15               | 1440 1728 1512 1280 2560 | 50:Safari:18,26,17 41:Chrome:141,140,139 9:Firefox:144,143
+4    | Desktop | Linux    | -                   | 1920 2560 1440           | 52:Firefox:144,143,140 48:Chrome:141,140,139
+1    | Desktop | ChromeOS | 14541.0             | 1366 1536                | 100:Chrome:141,140
+24   | Mobile  | Android  | 10 15 14 13         | 412 360 393 384          | 87:Chrome:141,140 9:Samsung_Internet:28,27 4:Firefox:144,143
+18.5 | Mobile  | iOS      | 18.6 18.5 26.0 17.6 | 393 390 430 375          | 93:Safari:= 7:Chrome:141,140
+2    | Tablet  | iOS      | 18.6 17.6 16.7      | 820 768 810 1024         | 96:Safari:= 4:Chrome:141,140
+1.5  | Tablet  | Android  | 14 13 12            | 800 1280                 | 78:Chrome:141,140,139 22:Samsung_Internet:28,27
+"""
+
+_DEMO_PAGES = ("/", "/pricing", "/features", "/docs", "/blog", "/docs/getting-started", "/blog/without-cookies", "/changelog",
+               "/about", "/signup", "/docs/api", "/blog/year-in-numbers", "/download", "/contact", "/checkout", "/careers", "/imprint")
+_DEMO_FIRST_WORDS = """quiet small honest plain quick gentle bright useful early modern simple open steady clever local private
+                       lasting careful friendly light""".split()
+_DEMO_SECOND_WORDS = """numbers servers pages visits charts readers backups queries goals funnels filters letters notes habits
+                        gardens bridges lanterns harbours orchards compasses""".split()
+
+# share | referrer, after https:// | entry page | its address's query; - for none, and for any page
+_DEMO_ARRIVALS = """
+15  | -                         | /                     | -
+13  | -                         | -                     | -
+5   | www.google.com/           | /                     | -
+21  | www.google.com/           | -                     | -
+2.6 | www.bing.com/             | -                     | -
+2.4 | duckduckgo.com/           | -                     | -
+0.6 | search.brave.com/         | -                     | -
+0.5 | www.ecosia.org/           | -                     | -
+0.4 | kagi.com/                 | -                     | -
+2.6 | www.google.com/           | /                     | utm_source=google&utm_medium=cpc&utm_campaign=brand&utm_term=mini+numbers&gclid=1
+1.4 | www.google.com/           | /features             | utm_source=google&utm_medium=cpc&utm_campaign=rivals&utm_term=web+stats&gclid=1
+0.7 | www.bing.com/             | /features             | utm_source=bing&utm_medium=cpc&utm_campaign=rivals&msclkid=1
+1.1 | www.facebook.com/         | /pricing              | utm_source=facebook&utm_medium=paid_social&utm_campaign=launch&utm_content=slides
+0.6 | instagram.com/            | /pricing              | utm_source=instagram&utm_medium=paid_social&utm_campaign=launch&utm_content=story
+0.6 | adverts.example/          | /                     | utm_source=adverts&utm_medium=display&utm_campaign=launch&utm_content=banner
+0.9 | www.linkedin.com/feed/    | /                     | utm_source=linkedin&utm_medium=social&utm_campaign=launch
+0.7 | l.facebook.com/           | -                     | fbclid=1
+1.8 | t.co/                     | -                     | -
+1.3 | news.ycombinator.com/     | /blog/without-cookies | -
+1.6 | reddit.com/r/selfhosted/  | -                     | -
+0.6 | bsky.app/                 | -                     | -
+0.7 | mastodon.social/          | /blog                 | -
+0.9 | www.youtube.com/watch     | /features             | -
+0.3 | -                         | /docs/getting-started | utm_source=youtube&utm_medium=video&utm_campaign=tutorial
+2.2 | chatgpt.com/              | -                     | utm_source=chatgpt.com
+0.7 | www.perplexity.ai/        | -                     | -
+0.4 | claude.ai/                | -                     | -
+0.3 | gemini.google.com/        | -                     | -
+2.8 | -                         | /changelog            | utm_source=newsletter&utm_medium=email&utm_campaign=digest
+1.2 | -                         | /docs/getting-started | utm_source=newsletter&utm_medium=email&utm_campaign=welcome
+0.8 | mail.google.com/          | -                     | -
+2.4 | github.com/topics/privacy | /docs                 | -
+0.5 | en.wikipedia.org/         | /                     | -
+0.8 | partners.example/tools    | /pricing              | utm_source=partners&utm_medium=affiliate&utm_campaign=autumn
+0.4 | -                         | /                     | ref=producthunt
+0.3 | -                         | /                     | utm_source=podcast&utm_medium=audio&utm_campaign=autumn
+0.2 | -                         | /changelog            | utm_source=app&utm_medium=push&utm_campaign=release
+"""
+_DEMO_SURGES = """
+1   | news.ycombinator.com/     | /blog/year-in-numbers | -
+1   | reddit.com/r/webdev/      | /blog/without-cookies | -
+"""
+
+# share of visits in percent | event | interactive | the visit's last pages, - for any | property | its values
+_DEMO_ACTIONS = """
+7 | Outbound Link: Click | yes | -                  | url   | https://github.com/ https://bottlepy.org/ https://sqlite.org/wal.html
+3 | File Download        | yes | -                  | url   | https://{domain}/files/handbook.pdf https://{domain}/files/mininumbers.zip
+5 | signup               | yes | /pricing /signup   | plan  | free free free starter team
+3 | purchase             | yes | /pricing /checkout | plan  | starter starter team business
+4 | newsletter shown     | no  | -                  | place | footer popup
+"""
+_DEMO_PRICES = {"starter": 900, "team": 2_900, "business": 9_900}  # a month, in cents; one in four pays ten months for a year
+
+
+class DemoStep(NamedTuple):
+    """A stretch of at most an hour, in unix seconds, and how many pageviews the visits have that begin in it."""
+
+    start: int
+    end: int
+    pageviews: float  # a share of any size, until the whole is known
+    surge: float = 0.0  # the part of its visits that a surge brings
+    surging: int = 0  # which surge
+
+
+class DemoArrival(NamedTuple):
+    """How a visit begins: its Origin as a row, the same where only the referrer's host is stored, and the page, "" for any."""
+
+    origin: tuple[str, ...]
+    private: tuple[str, ...]
+    entry: str
+
+
+class DemoAction(NamedTuple):
+    """A custom event that a visit may end in, or have on any of its pages."""
+
+    name: str
+    interactive: bool
+    pages: tuple[str, ...]
+    key: str
+    values: tuple[str, ...]
+
+
+class DemoEvent(NamedTuple):
+    """A custom event of one visit: on which of its pageviews, counted from 0, and what it says."""
+
+    action: DemoAction
+    place: int
+    value: str
+    revenue: tuple[int, str] | None
+
+
+class DemoReading(NamedTuple):
+    """A look at a page: seconds until it is left, and what an engagement message then tells; engaged 0 where none arrives."""
+
+    seconds: int
+    engaged: int
+    scroll: int | None
+
+
+class DemoPlan(NamedTuple):
+    """A visit as drawn, in words; `client` and `origin` are rows of texts."""
+
+    start: int
+    visitor: int
+    client: tuple[str, ...]
+    origin: tuple[str, ...]
+    pages: list[str]
+    readings: list[DemoReading]
+    event: DemoEvent | None
+
+
+@dataclass
+class DemoVisitor:
+    """Somebody who may come back within the epoch."""
+
+    visitor: int
+    client: tuple[str, ...]
+    left: int
+
+
+def _demo_table(text: str) -> list[list[str]]:
+    """Return the cells of a table above; - is an empty one."""
+    return [["" if (cell := part.strip()) == "-" else cell for part in line.split("|")] for line in text.strip().splitlines()]
+
+
+def _pick(random: Random, pairs: str) -> str:
+    """Return one of "share:value share:value …", by its share."""
+    shares, values = zip(*(pair.split(":", 1) for pair in pairs.split()))
+    return random.choices(values, list(map(float, shares)))[0]
+
+
+def _newest(random: Random, values: Sequence[str]) -> str:
+    """Return one of `values`, each half as often as the one before."""
+    return values[min(int(random.expovariate(math.log(2))), len(values) - 1)]
+
+
+def demo_paths(count: int) -> list[str]:
+    """Return `count` different paths, the most visited first."""
+    paths = list(_DEMO_PAGES)
+    for number in range(count - len(paths)):
+        round_, place = divmod(number, len(_DEMO_FIRST_WORDS) * len(_DEMO_SECOND_WORDS))
+        second, first = divmod(place, len(_DEMO_FIRST_WORDS))
+        name = f"{_DEMO_FIRST_WORDS[(first + second) % len(_DEMO_FIRST_WORDS)]}-{_DEMO_SECOND_WORDS[second]}"
+        paths.append(f"/{('blog', 'docs', 'guides')[number % 3]}/{name}" + (f"-{round_ + 1}" if round_ else ""))
+    return paths
+
+
+def demo_clients(random: Random, site: Site, count: int = 3_000) -> list[tuple[str, ...]]:
+    """Return rows of Clients, drawn one by one, so that a common one is there many times; each as the site's mode stores it."""
+    countries = [country.split() for line in _demo_table(_DEMO_COUNTRIES) for country in line]
+    platforms = _demo_table(_DEMO_PLATFORMS)
+    homes = random.choices(countries, [float(share) for share, *_ in countries], k=count)
+    machines = random.choices(platforms, [float(share) for share, *_ in platforms], k=count)
+    return [_client_row(_demo_client(random, site, *drawn)) for drawn in zip(homes, machines)]
+
+
+def _demo_client(random: Random, site: Site, home: list[str], machine: list[str]) -> Client:
+    if site.gpc == "paranoid" and random.random() < DEMO_GPC:
+        return Client()
+    _, country, *languages = home
+    _, device, system, versions, widths, browsers = machine
+    system_version = _newest(random, versions.split() or [""])
+    browser, releases = _pick(random, browsers).split(":")
+    release = system_version.partition(".")[0] if releases == "=" else _newest(random, releases.split(","))
+    return reduce_client(Client(
+        country=country, browser=browser.replace("_", " "), browser_version=release, os=system, os_version=system_version, device=device,
+        language=_pick(random, " ".join(languages)), screen=screen_of(int(_newest(random, widths.split())))), site.mode)
+
+
+def demo_arrivals(site: Site, table: str) -> tuple[list[DemoArrival], list[float]]:
+    """Return ([arrival], [its share]) of a table, whose channels and sources the product's own rules tell."""
+    rows = _demo_table(table)
+    return [_demo_arrival(site, *row[1:]) for row in rows], [float(row[0]) for row in rows]
+
+
+def _demo_arrival(site: Site, referrer: str, entry: str, query: str) -> DemoArrival:
+    referrer = referrer and f"https://{referrer}"
+    private = _origin_row(origin_of(query, referrer, site.owns, host_only=True))
+    return DemoArrival(private if site.mode == "paranoid" else _origin_row(origin_of(query, referrer, site.owns)), private, entry)
+
+
+def _demo_links() -> str:
+    """Return a table of many small sites that link to this one, by Zipf's law."""
+    return "\n".join(f"{1.6 / rank:.4f} | {first}-{second}.example/links | - | -"
+                     for rank, (first, second) in enumerate(zip(_DEMO_FIRST_WORDS * 4, sorted(_DEMO_SECOND_WORDS * 4)), start=1))
+
+
+def demo_readings(random: Random, count: int = 10_000) -> list[DemoReading]:
+    """Return readings to draw from: mostly under a minute, some long, never as long as to end the visit."""
+    readings = []
+    for _ in range(count):
+        seconds = int(min(max(random.lognormvariate(3.5, 1.1), 1), VISIT_TIMEOUT - 60))
+        told = random.random() < 0.9
+        scroll = int(min(100, 12 + 22 * math.log(seconds + 1) * random.uniform(0.3, 1.2)))
+        readings.append(DemoReading(seconds, int(seconds * 1000 * random.uniform(0.4, 1)) if told else 0, scroll if told else None))
+    return readings
+
+
+def demo_steps(random: Random, site: Site, now: int, days: int, pageviews: int) -> list[DemoStep]:
+    """Return the steps of the `days` whole days before today and of today until now, which share out exactly `pageviews`."""
+    hours = list(_demo_hours(random, site.zone, now, days))
+    total = sum(hour.pageviews for hour in hours)
+    pieces = math.ceil(max(hour.pageviews for hour in hours) / total * pageviews / DEMO_CHUNK)
+    steps, done, passed = [], 0, 0.0
+    for hour in hours:
+        length = hour.end - hour.start
+        for piece in range(pieces):
+            passed += hour.pageviews / pieces
+            due = round(pageviews * passed / total)
+            if due > done:
+                steps.append(hour._replace(start=hour.start + length * piece // pieces, end=hour.start + length * (piece + 1) // pieces,
+                                           pageviews=due - done))
+                done = due
+    return steps
+
+
+def _demo_hours(random: Random, zone: zoneinfo.ZoneInfo, now: int, days: int) -> Iterator[DemoStep]:
+    """Yield every hour with its share: growing slowly, by weekday and hour, with a little noise and some surges."""
+    first = local_date(now, zone) - timedelta(days=days)
+    surges = _demo_surges(random, days)
+    for number in range(days + 1):
+        day = first + timedelta(days=number)
+        start, end = midnight(day, zone), midnight(day + timedelta(days=1), zone)
+        surge, surging = surges.get(number, (0.0, 0))
+        weight = (1 + number / 500) * _DEMO_WEEK[day.weekday()] * random.lognormvariate(0, 0.07) / (1 - surge)
+        for hour, second in enumerate(range(start, min(end, now), 3600)):
+            share = (_DEMO_DAY_OFF if day.weekday() > 4 else _DEMO_WORKDAY)[hour % 24]
+            length = min(second + 3600, end, now) - second
+            yield DemoStep(second, second + length, weight * share * length / 3600, surge, surging)
+
+
+def _demo_surges(random: Random, days: int) -> dict[int, tuple[float, int]]:
+    """Return {number of the day: (the part of its visits that a surge brings, which surge)}: about one a month, gone after three days."""
+    surges = {}
+    for day in random.sample(range(days), days // 30):
+        part, surging = random.uniform(0.4, 0.7), random.randrange(len(_demo_table(_DEMO_SURGES)))
+        surges.update({day + after: (part * fading, surging) for after, fading in enumerate((1, 0.5, 0.2))})
+    return surges
+
+
+def _demo_chunks(steps: Iterable[DemoStep]) -> Iterator[list[DemoStep]]:
+    """Group steps into chunks of about DEMO_CHUNK pageviews."""
+    chunk: list[DemoStep] = []
+    pageviews = 0
+    for step in steps:
+        chunk.append(step)
+        pageviews += step.pageviews
+        if pageviews >= DEMO_CHUNK:
+            yield chunk
+            chunk, pageviews = [], 0
+    if chunk:
+        yield chunk
+
+
+class DemoNames:
+    """The ids of the texts, clients and origins that were used so far."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+        self.clients: dict[tuple[str, ...], int] = {}
+        self.origins: dict[tuple[str, ...], int] = {}
+
+    def learn(self, db: sqlite3.Connection, plans: Sequence[DemoPlan], texts: Iterable[str]) -> None:
+        """Learn what plans use for the first time; the order of what is new is theirs, so that ids do not depend on hashes."""
+        clients = [each for each in dict.fromkeys(plan.client for plan in plans) if each not in self.clients]
+        origins = [each for each in dict.fromkeys(plan.origin for plan in plans) if each not in self.origins]
+        pages = itertools.chain.from_iterable(plan.pages for plan in plans)
+        fresh = [each for each in dict.fromkeys(itertools.chain(texts, pages)) if each not in self.texts]
+        if fresh or clients or origins:
+            self._intern(db, fresh, clients, origins)
+
+    def _intern(self, db: sqlite3.Connection, fresh: list[str], clients: list[tuple[str, ...]], origins: list[tuple[str, ...]]) -> None:
+        words = list(dict.fromkeys(itertools.chain(fresh, *clients, *origins)))
+        _insert(db, "texts", ("text",), ((word,) for word in words), "on conflict do nothing")
+        texts = Texts(new_per_day=0)  # its own: the collector's is bounded, and would fold many paths into (other)
+        texts.load(db, words)
+        batch = Batch(db, texts, Salts(), [])
+        self.texts.update((text, texts.id_of(text)) for text in fresh)
+        self.clients.update(zip(clients, batch._combinations("clients", _CLIENT_COLUMNS, clients)))
+        self.origins.update(zip(origins, batch._combinations("origins", _ORIGIN_COLUMNS, origins)))
+
+
+class Demo:
+    """Makes up visits, chunk by chunk in the order in which they begin, and writes them."""
+
+    LENGTHS = range(1, 41)  # pageviews of a visit: a little over half have one, the others five on average
+    LENGTH_WEIGHTS = list(itertools.accumulate([0.53, *(0.47 * 0.248 * 0.752 ** more for more in range(39))]))
+
+    def __init__(self, store: Store, site: Site, now: int, random: Random, paths: int):
+        self._store, self._site, self._now, self._random = store, site, now, random
+        self._names = DemoNames()
+        self._paths = demo_paths(paths)
+        self._path_weights = list(itertools.accumulate(1 / rank for rank in range(1, paths + 1)))
+        self._clients = demo_clients(random, site)
+        self._arrivals, self._arrival_shares = demo_arrivals(site, _DEMO_ARRIVALS.strip() + "\n" + _demo_links())
+        self._surges, _ = demo_arrivals(site, _DEMO_SURGES)
+        self._readings = demo_readings(random)
+        self._actions, self._action_shares = _demo_actions(site)
+        self._visitors: list[DemoVisitor] = []
+        self._epoch_ends = 0
+        self._next_ids: dict[int, int] = {}  # second → the next free id
+        self._rows: dict[str, list[tuple]] = {table: [] for table in DEMO_TABLES}  # of which neighbours in time may still come
+        self._ready: dict[str, list[tuple]] = {table: [] for table in DEMO_TABLES}
+
+    def fill(self, steps: Iterable[DemoStep]) -> int:
+        """Write the visits of all steps; return how many pageviews they have."""
+        written = 0
+        for chunk in _demo_chunks(steps):
+            wanted = sum(step.pageviews for step in chunk)
+            while wanted:
+                plans = self._draw(chunk, wanted)
+                self._commit(plans)
+                made = sum(map(self._record, plans))
+                wanted, written = wanted - made, written + made
+                if wanted:  # the present cut visits short, and the next round goes back in time
+                    self._epoch_ends = 0
+            self._finish(chunk[-1].end)
+        self._finish(self._now)
+        self._commit([])
+        return written
+
+    def _draw(self, chunk: list[DemoStep], pageviews: int) -> list[DemoPlan]:
+        """Return plans of visits that begin in the chunk and have so many pageviews together, in their order of time."""
+        random, lengths = self._random, self._draw_lengths(pageviews)
+        count = len(lengths)
+        steps = random.choices(chunk, [step.pageviews for step in chunk], k=count)
+        moments = sorted(((int(step.start + random.random() * (step.end - step.start)), step) for step in steps))
+        pages = iter(random.choices(self._paths, cum_weights=self._path_weights, k=pageviews))
+        readings = iter(random.choices(self._readings, k=pageviews))
+        drawn = zip(moments, lengths, random.choices(self._clients, k=count), random.choices(self._arrivals, self._arrival_shares, k=count),
+                    random.choices(self._actions, self._action_shares, k=count))
+        return [self._plan(moment, list(itertools.islice(pages, length)), list(itertools.islice(readings, length)), *more)
+                for moment, length, *more in drawn]
+
+    def _draw_lengths(self, pageviews: int) -> list[int]:
+        """Return pageviews of visits that make exactly `pageviews`."""
+        lengths: list[int] = []
+        while pageviews > 0:
+            drawn = self._random.choices(self.LENGTHS, cum_weights=self.LENGTH_WEIGHTS, k=pageviews // 3 + 1)
+            lengths += drawn
+            pageviews -= sum(drawn)
+        while pageviews < 0:
+            excess = min(-pageviews, lengths[-1])
+            pageviews += excess
+            lengths[-1:] = [lengths[-1] - excess] if excess < lengths[-1] else []
+        return lengths
+
+    def _plan(self, moment: tuple[int, DemoStep], pages: list[str], readings: list[DemoReading], client: tuple[str, ...],
+              arrival: DemoArrival, action: DemoAction | None) -> DemoPlan:
+        """Put together what was drawn for one visit."""
+        start, step = moment
+        if step.surge and self._random.random() < step.surge:
+            arrival = self._surges[step.surging]
+        pages[0] = arrival.entry or pages[0]
+        who = self._visitor(start, client)
+        who.left = start + sum(reading.seconds for reading in readings)
+        event = self._event(action, pages, who.client) if action else None
+        return DemoPlan(start, who.visitor, who.client, arrival.origin if any(who.client) else arrival.private, pages, readings, event)
+
+    def _visitor(self, start: int, client: tuple[str, ...]) -> DemoVisitor:
+        """Return somebody new, or sometimes one who was here earlier in the epoch."""
+        random = self._random.random
+        if start >= self._epoch_ends:
+            _, self._epoch_ends = epoch_at(start, self._site.rotation_hours, self._site.zone)
+            self._visitors.clear()
+        if random() < DEMO_RETURNING and self._visitors:
+            who = self._visitors[int(random() * len(self._visitors))]
+            if start - who.left > VISIT_TIMEOUT:
+                return who
+        who = DemoVisitor(self._random.getrandbits(64) - 2 ** 63, client, start)
+        if len(self._visitors) < DEMO_VISITORS:
+            self._visitors.append(who)
+        else:
+            self._visitors[int(random() * DEMO_VISITORS)] = who
+        return who
+
+    def _event(self, action: DemoAction, pages: list[str], client: tuple[str, ...]) -> DemoEvent | None:
+        """Return the event of a visit, whose last pages lead up to it; None where the visit is too short for them."""
+        random, tail = self._random, action.pages
+        if len(pages) <= len(tail):
+            return None
+        if tail:
+            pages[-len(tail):] = tail
+        value = random.choice(action.values)
+        amount = _DEMO_PRICES[value] * random.choice((1, 1, 1, 10)) if action.name == "purchase" else 0
+        revenue = (amount, "EUR" if client[0] in _DEMO_EURO else "USD") if amount else None
+        return DemoEvent(action, len(pages) - 1 if tail else random.randrange(len(pages)), value, revenue)
+
+    def _record(self, plan: DemoPlan) -> int:
+        """Make the rows of a visit as far as it has come by now; return how many pageviews it has."""
+        site_id, texts, hits, second = self._site.id, self._names.texts, self._rows["hits"], plan.start
+        hostname, entry = texts[self._site.domain], texts[plan.pages[0]]
+        visit = Visit(site_id, 0, plan.visitor, self._names.clients[plan.client], self._names.origins[plan.origin], entry, entry)
+        for place, (text, (seconds, engaged, scroll)) in enumerate(zip(plan.pages, plan.readings)):
+            page, hit_id, left = texts[text], self._next_id(second), second + seconds
+            if left >= self._now:
+                engaged, scroll = 0, None  # it is being looked at: nothing was told yet
+            visit.id = visit.id or hit_id
+            visit.add(hit_id, PAGEVIEW, page, True)
+            visit.touch(left if engaged else second)
+            hits.append((site_id, hit_id, visit.id, PAGEVIEW, page, hostname, engaged, scroll))
+            if plan.event and plan.event.place == place:
+                self._record_event(visit, plan.event, page, min(self._now - 1, second + int(self._random.random() * seconds)))
+            second = left
+            if second >= self._now:
+                break
+        visit.live = int(visit.goes_on(self._now))
+        self._rows["visits"].append(_visit_row(visit))
+        return visit.pageviews
+
+    def _record_event(self, visit: Visit, event: DemoEvent, page: int, second: int) -> None:
+        texts, hit_id = self._names.texts, self._next_id(second)
+        name = texts[event.action.name]
+        visit.add(hit_id, name, page, event.action.interactive)
+        visit.touch(second)
+        self._rows["hits"].append((visit.site_id, hit_id, visit.id, name, page, texts[self._site.domain], 0, None))
+        self._rows["props"].append((visit.site_id, hit_id, texts[event.action.key], texts[event.value]))
+        if event.revenue:
+            self._rows["revenue"].append((visit.site_id, hit_id, *event.revenue))
+
+    def _next_id(self, second: int) -> int:
+        hit_id = self._next_ids.get(second, second << 16)
+        self._next_ids[second] = hit_id + 1
+        return hit_id
+
+    def _finish(self, before: int) -> None:
+        """Make ready to be written what happened before a second: no visit that begins later can add to it."""
+        for table in DEMO_TABLES:
+            self._ready[table] += _take_before(self._rows[table], before << 16)
+        self._next_ids = {row[1] >> 16: row[1] + 1 for row in self._rows["hits"]}
+
+    def _commit(self, plans: list[DemoPlan]) -> None:
+        """Write the rows that are ready and learn the ids of what new plans name, in one transaction."""
+        events = [plan.event for plan in plans if plan.event]
+        words = (text for event in events for text in (event.action.name, event.action.key, event.value))
+
+        def commit(db: sqlite3.Connection) -> None:
+            _insert_demo(db, **self._ready)
+            self._names.learn(db, plans, (self._site.domain, *words))
+        self._store.transact(commit)
+        self._ready = {table: [] for table in DEMO_TABLES}
+
+
+def _insert_demo(db: sqlite3.Connection, visits: list[tuple], hits: list[tuple], props: list[tuple], revenue: list[tuple]) -> None:
+    db.executemany("""
+        insert into visits (site_id, id, visitor, client_id, origin_id, entry_page, exit_page, exit_id, pageviews, interactive, duration,
+            live) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""", visits)
+    db.executemany("""
+        insert into hits (site_id, id, visit_id, name, page, hostname, engaged, scroll) values (?, ?, ?, ?, ?, ?, ?, ?)""", hits)
+    db.executemany("insert into props (site_id, hit_id, key, value) values (?, ?, ?, ?)", props)
+    db.executemany("insert into revenue (site_id, hit_id, amount, currency) values (?, ?, ?, ?)", revenue)
+
+
+def _take_before(rows: list[tuple], hit_id: int) -> list[tuple]:
+    """Sort rows by their second column, and take out and return those below `hit_id`."""
+    rows.sort(key=operator.itemgetter(1))
+    ready = rows[:bisect.bisect_left(rows, hit_id, key=operator.itemgetter(1))]
+    del rows[:len(ready)]
+    return ready
+
+
+def _demo_actions(site: Site) -> tuple[list[DemoAction | None], list[float]]:
+    """Return ([action or None], [its share])."""
+    rows = _demo_table(_DEMO_ACTIONS)
+    shares = [float(row[0]) for row in rows]
+    actions = [DemoAction(name, interactive == "yes", tuple(pages.split()), key, tuple(values.format(domain=site.domain).split()))
+               for _, name, interactive, pages, key, values in rows]
+    return [None, *actions], [100 - sum(shares), *shares]
+
+
+def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths: int = 300) -> int:
+    """Fill a site with made-up visits over the `days` days before today and today until now; return how many pageviews it wrote.
+
+    The site is added where there is none. The same arguments at the same time give the same rows. Writes in short transactions.
+    Raises InvalidInput where a number is out of its range or the site has data.
+    """
+    for name, value in (("pageviews", pageviews), ("days", days), ("paths", paths)):
+        least, most = DEMO_LIMITS[name]
+        if not least <= value <= most:
+            raise InvalidInput.of(name, f"must be from {least} to {most}, not {value}")
+    now, random = int(app.clock()), Random(seed)
+    site = app.store.transact(lambda db: _demo_site(db, app.settings, now, domain))
+    steps = demo_steps(random, site, now, days, pageviews)
+    app.store.transact(lambda db: _demo_drops(db, random, site, steps))
+    return Demo(app.store, site, now, random, paths).fill(steps)
+
+
+def _demo_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str) -> Site:
+    site = find_site(db, settings, domain)
+    if site and db.execute("select 1 from hits where site_id = ?", (site.id,)).fetchone():
+        raise InvalidInput.of("site", f"{site.domain} has data, which made-up visits must not be mixed with; give another name")
+    if not site:
+        add_site(db, now, domain=domain)
+    return get_site(db, settings, domain)
+
+
+def _demo_drops(db: sqlite3.Connection, random: Random, site: Site, steps: Sequence[DemoStep]) -> None:
+    """Count, day by day, hits that would not have counted."""
+    shares = {**DEMO_DROPPED, **({"gpc": DEMO_GPC} if site.gpc == "drop" else {})}
+    pageviews: Counter[str] = Counter()
+    for step in steps:
+        pageviews[local_date(step.start, site.zone).isoformat()] += step.pageviews
+    rows = [(site.id, day, reason, count) for day, total in pageviews.items() for reason, share in shares.items()
+            if (count := int(total * share * random.uniform(0.6, 1.4) + random.random()))]
+    _insert(db, "dropped", ("site_id", "day", "reason", "count"), rows,
+            "on conflict (site_id, day, reason) do update set count = count + excluded.count")
+
+
 # ---- background jobs -------------------------------------------------------------------------------------------------
 # Plain functions of the app, in one table: name, what it does, seconds between two runs. Tests and `purge` call them by hand.
 # No report depends on when they run: what is over is over by the clock, not by the job.
@@ -3240,17 +3830,20 @@ _FORWARDED = ("X_FORWARDED_FOR", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "X_FOR
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*)(?::\d*)?")
 
 
+def _from_outermost(header: str, proxies: int) -> str:
+    """Return what the outermost trusted proxy wrote into a list that each proxy may have added to."""
+    values = [value.strip().strip('"') for value in header.split(",")]
+    return values[-min(proxies, len(values))]
+
+
 def _believe(environ: dict, told: Mapping[str, str], proxies: int) -> None:
-    """Put what the proxies tell in the place of what the socket says; of a list each proxy adds to the end, so that is what counts."""
-    hops = [hop.strip().strip('"') for hop in told["X_FORWARDED_FOR"].split(",")]
-    hop = hops[-min(proxies, len(hops))]
+    """Put what the proxies tell in the place of what the socket says."""
+    hop, scheme, host = (_from_outermost(told[f"X_FORWARDED_{name}"], proxies) for name in ("FOR", "PROTO", "HOST"))
     if hop:
         match = None if _ip(hop) else _WITH_PORT.fullmatch(hop)
         environ["REMOTE_ADDR"] = (match[1] or match[2]) if match else hop
-    scheme = told["X_FORWARDED_PROTO"].rpartition(",")[2].strip().lower()
-    if scheme in ("http", "https"):
-        environ["wsgi.url_scheme"] = scheme
-    host = told["X_FORWARDED_HOST"].rpartition(",")[2].strip()
+    if scheme.lower() in ("http", "https"):
+        environ["wsgi.url_scheme"] = scheme.lower()
     if re.fullmatch(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:]+\](:\d+)?", host):
         environ["HTTP_HOST"] = host
 
@@ -3405,6 +3998,11 @@ def build_parser() -> argparse.ArgumentParser:
     create.add_argument("--name", required=True, help="what it is for")
     create.add_argument("--site", metavar="DOMAIN", help="the only site it may see")
     create.add_argument("--read-only", action="store_true", help="let it change nothing")
+    demo = command("demo", command_demo, "fill a site with made-up visits, to look at and to measure by")
+    demo.add_argument("--site", metavar="DOMAIN", default="demo.example", help="the site, added where there is none (default %(default)s)")
+    for name, default, help in (("pageviews", 100_000, "how many to make up"), ("days", 365, "days before today that they spread over"),
+                                ("seed", 1, "the same seed gives the same visits"), ("paths", 300, "different pages, up to 200000")):
+        demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default %(default)s)")
     command("purge", command_purge, "destroy salts that are over and delete what retention no longer covers", ("db", "retention_days"))
     command("check", command_check, "check the database's integrity")
     return parser
@@ -3469,7 +4067,7 @@ def _create_server(app: App, settings: Settings) -> Any:
             send_bytes=65_536,
             backlog=2048,  # a burst waits in the kernel's queue instead of being refused
             connection_limit=1000,  # idle keep-alive connections of browsers count too
-            max_request_body_size=1_048_576, inbuf_overflow=1_048_576 + 1,  # no body is ever spooled to a disk; handlers take far less
+            max_request_body_size=2 * BODY_LIMIT, inbuf_overflow=2 * BODY_LIMIT + 1,  # no body is ever spooled to a disk
             clear_untrusted_proxy_headers=False,  # behind_proxies() does that, for every server alike
             ident=None)
     except OSError as error:
@@ -3541,6 +4139,13 @@ def command_token_create(given: argparse.Namespace) -> None:
     """Print a new token."""
     with _open_app(given) as app:
         print(app.create_token(given.name, given.site, given.read_only))
+
+
+def command_demo(given: argparse.Namespace) -> None:
+    """Fill a site with made-up visits."""
+    with _open_app(given, may_create=True) as app:
+        pageviews = fill_demo(app, given.site, given.pageviews, given.days, given.seed, given.paths)
+    print(f"Wrote {pageviews} pageviews of {host_of(given.site)}.")
 
 
 def command_purge(given: argparse.Namespace) -> None:

@@ -82,7 +82,7 @@ create table clients (
   browser_version  integer not null,
   os               integer not null,
   os_version       integer not null,
-  device           integer not null,                  -- Desktop, Mobile, Tablet
+  device           integer not null,                  -- Desktop, Mobile, Tablet, TV
   language         integer not null,                  -- primary subtag of Accept-Language
   screen           integer not null,                  -- class of width: Mobile, Tablet, Laptop, Desktop
   unique (country, region, city, browser, browser_version, os, os_version, device, language, screen)

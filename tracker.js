@@ -96,7 +96,7 @@
       track(marked.dataset.mnEvent, { props });
     }
     let name = button < 2 && link?.host && ( // the left button and the middle one; mailto: has no host
-      /\.(csv|exe|[dpx]\w[cst]x?|pdf|avi|rar|w\w[av]|m\w[34v]|mpe?g|dmg|g?z(ip)?|pkg|7z)$/i.test(link.pathname) ? "File Download"
+      /\.(csv|exe|[dpx]\w[cst]x?|pdf|rar|w\w[av]|m\w[34v]|mpe?g|dmg|g?z(ip)?|pkg|7z)$/i.test(link.pathname) ? "File Download"
         : link.host != location.host && "Outbound Link: Click");
     if (name) track(name, { props: { url: link.origin + link.pathname } });
   };

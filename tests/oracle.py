@@ -1,0 +1,600 @@
+"""The oracle: every number of the reports, counted again in the most obvious way.
+
+`query(sent, site, now, body)` takes the list of raw things that visitors' browsers sent, a site, the time of asking and
+a query as it is posted to `/api/v2/query`, and answers what the server should answer. It shares no line with the
+server. It keeps everything in lists, goes through all of them for every number and never remembers an answer: a
+reader should be able to see that it is right, and nothing else is asked of it.
+
+Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query
+"""
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from functools import lru_cache
+from urllib.parse import parse_qsl, unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes in
+# ---------------------------------------------------------------------------------------------------------------------
+
+VISIT_TIMEOUT = 1800  # seconds without a sign of life that a visit survives
+DAY = timedelta(days=1)
+
+#: Hosts and the names people know them by. Only those that the tests send.
+SOURCE_NAMES = {"google.com": "Google", "google.de": "Google", "t.co": "X", "chatgpt.com": "ChatGPT"}
+
+#: The channel of each source that the tests send. A source that is not here is a Referral; one that only a UTM tag
+#: tells of is Unassigned.
+CHANNELS = {"Direct": "Direct", "Google": "Organic Search", "X": "Organic Social", "ChatGPT": "AI Assistants"}
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A real user agent and what it should be recognised as."""
+    text: str
+    browser: str
+    os: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Site:
+    domain: str = "example.com"
+    timezone: str = "UTC"
+    rotation_hours: int = 24
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One POST to /api/event: when (epoch seconds), by whom, and the JSON object."""
+    time: int
+    ip: str
+    agent: Agent
+    payload: dict
+    headers: dict = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Visit:
+    """One visitor's events without a gap. `who` is a person; `visitor` is what the site may know of them."""
+    who: tuple
+    visitor: tuple
+    last_sign: int
+    agent: Agent
+    origin: dict
+    events: list = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Event:
+    """A pageview or a custom event. Engagement messages are added to a pageview and are not events."""
+    time: int
+    visit: Visit
+    name: str
+    page: str
+    hostname: str
+    props: dict
+    interactive: bool
+    engaged_ms: int = 0
+    depth: int | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From sent things to visits
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def payload_value(payload, short, long, default=None):
+    return payload.get(short, payload.get(long, default))
+
+
+def host_of(url):
+    return (urlsplit(url).hostname or "").removeprefix("www.")
+
+
+def page_of(url, hash_mode):
+    parts = urlsplit(url)
+    page = unquote(parts.path) or "/"
+    if hash_mode and parts.fragment:
+        page += "#" + parts.fragment.split("?")[0]
+    return page
+
+
+def props_of(payload):
+    props = payload_value(payload, "p", "props") or {}
+    if isinstance(props, str):
+        props = json.loads(props)
+    return {key: {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+            for key, value in props.items()}
+
+
+def origin_of(url, referrer, domain):
+    """Where a visit came from: source, channel, referrer and the UTM tags, as its first event tells."""
+    tags = dict(parse_qsl(urlsplit(url).query))
+    host = host_of(referrer or "")
+    if host in ("", domain, host_of(url)):
+        host = referrer = ""
+    source = tags.get("utm_source") or tags.get("source") or tags.get("ref") or host
+    source = SOURCE_NAMES.get(source, source) or "Direct"
+    channel = CHANNELS.get(source, "Unassigned" if tags.get("utm_source") else "Referral")
+    if tags.get("utm_medium") == "email":
+        channel = "Email"
+    origin = {"source": source, "channel": channel}
+    for tag in ("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term"):
+        origin[tag] = tags.get(tag) or "(not set)"
+    return origin
+
+
+def belongs_to(site, host):
+    return host == site.domain or host.endswith("." + site.domain)
+
+
+def epoch_of(time, site):
+    """The number of the block of `rotation_hours` wall-clock hours, counted from midnight of 0001-01-01."""
+    wall_clock = local(time, site.timezone).replace(tzinfo=None)
+    return (wall_clock - datetime(1, 1, 1)) // timedelta(hours=site.rotation_hours)
+
+
+def visits_of(sent, site):
+    """Every visit that the things sent make up, in the order in which they began."""
+    visits = []
+    for thing in sorted(sent, key=lambda thing: thing.time):
+        payload = thing.payload
+        name = payload_value(payload, "n", "name")
+        url = payload_value(payload, "u", "url")
+        page = page_of(url, payload.get("h"))
+        if not belongs_to(site, host_of(url)):
+            continue
+        who = (thing.ip, thing.agent.text)
+        visit = newest_visit(visits, who)
+        if visit and thing.time - visit.last_sign > VISIT_TIMEOUT:
+            visit = None
+        if name == "engagement":
+            if visit:
+                visit.last_sign = thing.time
+                engage(visit, page, payload.get("e") or 0, payload.get("sd"))
+            continue
+        if not visit:
+            visit = Visit(who, visitor=(who, epoch_of(thing.time, site)), last_sign=thing.time, agent=thing.agent,
+                          origin=origin_of(url, payload_value(payload, "r", "referrer"), site.domain))
+            visits.append(visit)
+        visit.last_sign = thing.time
+        visit.events.append(Event(thing.time, visit, name, page, host_of(url), props_of(payload),
+                                  payload_value(payload, "i", "interactive", True)))
+    return visits
+
+
+def newest_visit(visits, who):
+    for visit in reversed(visits):
+        if visit.who == who:
+            return visit
+    return None
+
+
+def engage(visit, page, engaged_ms, depth):
+    """Add to the visit's newest pageview of the page."""
+    for event in reversed(visit.events):
+        if event.name == "pageview" and event.page == page:
+            event.engaged_ms += engaged_ms
+            if depth is not None:
+                event.depth = max(depth, event.depth or 0)
+            return
+
+
+def pageviews_of(events):
+    return [event for event in events if event.name == "pageview"]
+
+
+def last_pageview(visit):
+    pageviews = pageviews_of(visit.events)
+    return pageviews[-1] if pageviews else None
+
+
+def duration(visit):
+    return visit.last_sign - visit.events[0].time
+
+
+def bounced(visit):
+    interactive_events = [event for event in visit.events if event.name != "pageview" and event.interactive]
+    return len(pageviews_of(visit.events)) == 1 and not interactive_events
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Local time
+# ---------------------------------------------------------------------------------------------------------------------
+
+QUARTER = 900  # every zone's offset is a multiple of a quarter of an hour, and so is every change of it
+
+
+def local(time, zone):
+    return datetime.fromtimestamp(time, ZoneInfo(zone))
+
+
+@lru_cache(maxsize=None)
+def day_start(day, zone):
+    """The first second of a local day: walk in quarters of an hour from well before until the day has come."""
+    time = int(datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp()) - 36 * 3600
+    while local(time, zone).date() < day:
+        time += QUARTER
+    return time
+
+
+def day_exists(day, zone):
+    """Samoa had no 30 December 2011."""
+    return day_start(day, zone) < day_start(day + DAY, zone)
+
+
+def label(time, unit, zone):
+    """The name of the minute, hour, day, week or month that a moment is in."""
+    wall_clock = local(time, zone)
+    day = wall_clock.date()
+    if unit == "day":
+        return day.isoformat()
+    if unit == "week":
+        return (day - day.weekday() * DAY).isoformat()
+    if unit == "month":
+        return day.replace(day=1).isoformat()
+    text = wall_clock.strftime({"hour": "%Y-%m-%d %H:00:00", "minute": "%Y-%m-%d %H:%M:00"}[unit])
+    if wall_clock.fold:  # the second time that the clock shows this
+        text += wall_clock.isoformat()[-6:]
+    return text
+
+
+def labels(period, unit):
+    """All labels of a period, in the order in which they come."""
+    if unit in ("hour", "minute"):
+        step = {"hour": QUARTER, "minute": 60}[unit]
+        moments = range(period.start // step * step, period.end, step)
+    else:
+        first, last = local(period.start, period.zone).date(), local(period.end - 1, period.zone).date()
+        days = [first + n * DAY for n in range((last - first).days + 1)]
+        moments = [day_start(day, period.zone) for day in days if day_exists(day, period.zone)]
+    in_order = []
+    for moment in moments:
+        text = label(moment, unit, period.zone)
+        if text not in in_order[-1:]:
+            in_order.append(text)
+    return in_order
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Periods
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Period:
+    """From `start` up to, but not with, `end`, in epoch seconds. `first` and `last` are its days, where it has days."""
+    start: int
+    end: int
+    zone: str
+    first: date | None = None
+    last: date | None = None
+
+
+def days_period(first, last, zone):
+    return Period(day_start(first, zone), day_start(last + DAY, zone), zone, first, last)
+
+
+def month_start(day, months_later=0):
+    months = day.year * 12 + day.month - 1 + months_later
+    return date(months // 12, months % 12 + 1, 1)
+
+
+def period_of(date_range, zone, now, events):
+    today = local(now, zone).date()
+    this_month, next_month = month_start(today), month_start(today, 1)
+    if isinstance(date_range, list):
+        start, end = date_range
+        if len(start) == 10:
+            return days_period(date.fromisoformat(start), date.fromisoformat(end), zone)
+        return Period(seconds(start), seconds(end) + 1, zone)
+    if date_range == "day":
+        return days_period(today, today, zone)
+    if date_range == "month":
+        return days_period(this_month, next_month - DAY, zone)
+    if date_range == "year":
+        return days_period(date(today.year, 1, 1), date(today.year, 12, 31), zone)
+    if date_range == "all":
+        first = local(min(event.time for event in events), zone).date() if events else today
+        return days_period(first, today, zone)
+    number, unit = int(date_range.rstrip("dmo")), date_range.lstrip("0123456789")
+    if unit == "d":
+        return days_period(today - number * DAY, today - DAY, zone)
+    return days_period(month_start(today, -number), this_month - DAY, zone)
+
+
+def seconds(text):
+    return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
+
+
+def a_year_before(day):
+    return day.replace(year=day.year - 1, day=28 if (day.month, day.day) == (2, 29) else day.day)
+
+
+def comparison_period(period, comparison, now):
+    if comparison["mode"] == "custom":
+        return days_period(*map(date.fromisoformat, comparison["date_range"]), period.zone)
+    last = min(period.last, local(now, period.zone).date())
+    if comparison["mode"] == "year_over_year":
+        return days_period(a_year_before(period.first), a_year_before(last), period.zone)
+    number_of_days = (last - period.first).days + 1
+    return days_period(period.first - number_of_days * DAY, period.first - DAY, period.zone)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Filters
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def value(event, dimension):
+    """What a report shows for an event under a dimension."""
+    visit = event.visit
+    kind, name = dimension.split(":", 1)
+    if kind == "event":
+        if name.startswith("props:"):
+            return event.props.get(name.removeprefix("props:"), "(none)")
+        return {"page": event.page, "hostname": event.hostname, "name": event.name}[name]
+    if name == "entry_page":
+        return visit.events[0].page
+    if name == "exit_page":
+        return (last_pageview(visit) or visit.events[-1]).page
+    if name in ("browser", "os", "device"):
+        return getattr(visit.agent, name)
+    return visit.origin.get(name, "(not set)")
+
+
+def passes(event, condition, events):
+    """Whether an event passes a filter. `events` are all events of the period, for has_done."""
+    operator = condition[0]
+    if operator == "and":
+        return all(passes(event, part, events) for part in condition[1])
+    if operator == "or":
+        return any(passes(event, part, events) for part in condition[1])
+    if operator == "not":
+        return not passes(event, condition[1], events)
+    if operator == "has_done":
+        return any(passes(other, condition[1], events) for other in events if other.visit is event.visit)
+    if operator == "has_not_done":
+        return not passes(event, ["has_done", condition[1]], events)
+    shown, wanted = value(event, condition[1]), condition[2]
+    ignore_case = len(condition) > 3 and condition[3].get("case_sensitive") is False
+    if operator.startswith("matches"):
+        found = any(re.search(pattern, shown, re.IGNORECASE if ignore_case else 0) for pattern in wanted)
+    else:
+        if ignore_case:
+            shown, wanted = shown.lower(), [text.lower() for text in wanted]
+        if operator.startswith("is"):
+            found = shown in wanted
+        else:
+            found = any(text in shown for text in wanted)
+    return not found if operator.endswith("_not") else found
+
+
+def mentions_page(conditions):
+    """Whether the dimension event:page stands anywhere in these filters, outside has_done."""
+    for condition in conditions:
+        if condition[0] in ("and", "or"):
+            found = mentions_page(condition[1])
+        elif condition[0] == "not":
+            found = mentions_page([condition[1]])
+        else:
+            found = condition[1] == "event:page"
+        if found:
+            return True
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def distinct_visits(events):
+    visits = []
+    for event in events:
+        if event.visit not in visits:
+            visits.append(event.visit)
+    return visits
+
+
+def visitor_count(events):
+    return len({event.visit.visitor for event in events})
+
+
+def ratio(above, below, nothing):
+    return above / below if below else nothing
+
+
+def number(metric, events, by_page, everybody):
+    """One metric of a group of events.
+
+    `by_page`: the question has a page in it, as a dimension or in a filter. `everybody`: the visitors of the same
+    question without dimensions.
+    """
+    visits = distinct_visits(events)
+    pageviews = pageviews_of(events)
+    if metric == "visitors":
+        return visitor_count(events)
+    if metric == "visits":
+        return len(visits)
+    if metric == "pageviews":
+        return len(pageviews)
+    if metric == "events":
+        return len(events)
+    if metric == "views_per_visit":
+        return ratio(len(pageviews), len(visits), 0)
+    if metric == "percentage":
+        return ratio(100 * visitor_count(events), everybody, 0)
+    if metric == "bounce_rate":
+        if by_page:
+            visits = distinct_visits([event for event in events if event.page == event.visit.events[0].page])
+        return ratio(100 * sum(bounced(visit) for visit in visits), len(visits), 0)
+    if metric == "visit_duration":
+        return ratio(sum(duration(visit) for visit in visits), len(visits), None)
+    if metric == "exit_rate":
+        last_ones = [event for event in pageviews if event is last_pageview(event.visit)]
+        return ratio(100 * len(last_ones), len(pageviews), None)
+    if metric == "time_on_page":
+        return ratio(sum(event.engaged_ms for event in pageviews) / 1000, len(distinct_visits(pageviews)), None)
+    if metric == "scroll_depth":
+        deepest = []
+        for visit in visits:
+            depths = [event.depth for event in pageviews if event.visit is visit and event.depth is not None]
+            if depths:
+                deepest.append(max(depths))
+        return ratio(sum(deepest), len(deepest), None)
+    raise KeyError(metric)
+
+
+def change(metric, now, before):
+    """How much a number changed: in points for what is a percentage already, else in percent."""
+    if now is None or before is None:
+        return None
+    if metric in ("bounce_rate", "exit_rate", "scroll_depth", "percentage"):
+        return now - before
+    if before == 0:
+        return 0 if now == 0 else None
+    return 100 * (now - before) / before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def with_time_spelled_out(body, period):
+    """The same query, with the unit that `time` stands for in this period put in its place."""
+    number_of_days = (period.last - period.first).days + 1 if period.first else None
+    if number_of_days is None:
+        return body
+    meant = "time:hour" if number_of_days == 1 else "time:day" if number_of_days <= 92 else "time:month"
+    return body | {
+        "dimensions": [meant if name == "time" else name for name in body.get("dimensions") or []],
+        "order_by": [[meant if name == "time" else name, direction] for name, direction in body.get("order_by") or []]}
+
+
+def time_unit(dimension):
+    """The unit of a time dimension; None for any other dimension."""
+    return dimension.removeprefix("time:") if dimension.startswith("time:") else None
+
+
+def value_of(event, dimension, period):
+    unit = time_unit(dimension)
+    return label(event.time, unit, period.zone) if unit else value(event, dimension)
+
+
+def buckets(period, unit, body, now):
+    """The labels of the period; on request without those that lie wholly in the future."""
+    if (body.get("include") or {}).get("trim_relative_date_range") and period.start <= now:
+        period = Period(period.start, min(period.end, now + 1), period.zone)
+    return labels(period, unit)
+
+
+def count(events, body, period, now):
+    """{values of the dimensions: numbers} of one period, not yet in any order."""
+    dimensions, filters = body.get("dimensions") or [], body.get("filters") or []
+    by_page = "event:page" in dimensions or mentions_page(filters)
+    in_period = [event for event in events if period.start <= event.time < period.end]
+    chosen = [event for event in in_period if all(passes(event, condition, in_period) for condition in filters)]
+
+    groups = {}
+    if not dimensions:
+        groups[()] = []
+    if len(dimensions) == 1 and time_unit(dimensions[0]):
+        for text in buckets(period, time_unit(dimensions[0]), body, now):
+            groups[(text,)] = []
+    for event in chosen:
+        groups.setdefault(tuple(value_of(event, dimension, period) for dimension in dimensions), []).append(event)
+
+    rows = {}
+    for key, group in groups.items():
+        row = []
+        for metric in body["metrics"]:
+            counted = group
+            if metric == "exit_rate" and dimensions == ["visit:exit_page"]:
+                counted = [event for event in chosen if event.page == key[0]]
+            row.append(number(metric, counted, by_page, visitor_count(chosen)))
+        rows[key] = row
+    return rows
+
+
+def in_order(rows, body, period):
+    """The keys of the rows, sorted. Sorting is stable, so the least important rule goes first."""
+    dimensions = body.get("dimensions") or []
+
+    def time_or_text(position):
+        unit = time_unit(dimensions[position])
+        chronological = labels(period, unit) if unit else []
+        return lambda key: chronological.index(key[position]) if unit else key[position]
+
+    def metric_value(name):
+        column = body["metrics"].index(name)
+        return lambda key: -1 if rows[key][column] is None else rows[key][column]
+
+    keys = list(rows)
+    for position in reversed(range(len(dimensions))):
+        keys.sort(key=time_or_text(position))
+    if body.get("order_by"):
+        for name, direction in reversed(body["order_by"]):
+            rule = time_or_text(dimensions.index(name)) if name in dimensions else metric_value(name)
+            keys.sort(key=rule, reverse=direction == "desc")
+    else:
+        keys.sort(key=metric_value(body["metrics"][0]), reverse=True)
+        for position in reversed(range(len(dimensions))):
+            if time_unit(dimensions[position]):
+                keys.sort(key=time_or_text(position))
+    return keys
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The query
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def query(sent, site, now, body):
+    """Answer a query: {"results": […], "time_labels": […], "total_rows": N}. Numbers are not rounded."""
+    events = [event for visit in visits_of(sent, site) for event in visit.events]
+    period = period_of(body["date_range"], site.timezone, now, events)
+    body = with_time_spelled_out(body, period)
+    dimensions = body.get("dimensions") or []
+    rows = count(events, body, period, now)
+    keys = in_order(rows, body, period)
+    results = [{"dimensions": list(key), "metrics": rows[key]} for key in keys]
+
+    comparison = (body.get("include") or {}).get("comparisons")
+    if comparison:
+        add_comparison(results, body, period, events, comparison_period(period, comparison, now), now)
+
+    pagination = body.get("pagination") or {}
+    start = pagination.get("offset", 0)
+    end = start + pagination["limit"] if "limit" in pagination else len(results)
+    units = [time_unit(dimension) for dimension in dimensions if time_unit(dimension)]
+    return {"results": results[start:end], "total_rows": len(results),
+            "time_labels": buckets(period, units[0], body, now) if units else None}
+
+
+def add_comparison(results, body, period, events, before, now):
+    """Put the earlier numbers beside each row: the n-th bucket beside the n-th, any other row beside its namesake."""
+    dimensions = body.get("dimensions") or []
+    earlier = count(events, body, before, now)
+    unit = time_unit(dimensions[0]) if dimensions else None
+    now_names, then_names = (labels(period, unit), labels(before, unit)) if unit else ([], [])
+    nothing = [number(metric, [], False, 0) for metric in body["metrics"]]
+    for result in results:
+        key = tuple(result["dimensions"])
+        if unit:
+            place = now_names.index(key[0])
+            if place >= len(then_names):
+                result["comparison"] = None
+                continue
+            key = (then_names[place],)
+        metrics = earlier.get(key, nothing)
+        result["comparison"] = {
+            "dimensions": list(key), "metrics": metrics,
+            "change": [change(metric, this, that)
+                       for metric, this, that in zip(body["metrics"], result["metrics"], metrics)]}
