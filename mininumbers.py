@@ -801,18 +801,27 @@ class Salts:
 
 def end_epochs(db: sqlite3.Connection, site_id: int, second: int) -> None:
     """End the site's epochs now, as a change of its zone or rotation must; their salts go after the usual grace."""
-    db.execute("update salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site_id, second))
+    db.execute("update or replace salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site_id, second))
 
 
 def end_overlong_epochs(db: sqlite3.Connection, site: Site, second: int) -> None:
     """End epochs that would last longer than the site's own: made while the clock ran ahead, or when rotation was slower."""
     _, ends_at = epoch_at(second, site.rotation_hours, site.zone)
-    db.execute("update salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site.id, ends_at))
+    db.execute("update or replace salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site.id, ends_at))
 
 
 def destroy_salts(db: sqlite3.Connection, second: int) -> int:
-    """Delete the salts whose grace is over and return how many; `secure_delete` overwrites them in the file."""
-    return db.execute("delete from salts where ends_at <= ?", (second - VISIT_TIMEOUT,)).rowcount
+    """Delete the salts whose grace is over and return how many; `secure_delete` overwrites them in the file.
+
+    When a page of the table was split, a copy of a row may have stayed in its unused part, which a deletion elsewhere does not
+    reach. So the whole table is emptied, which overwrites every page, and what goes on is written anew.
+    """
+    kept = db.execute("select site_id, epoch, ends_at, salt from salts where ends_at > ?", (second - VISIT_TIMEOUT,)).fetchall()
+    destroyed = db.execute("select count(*) from salts").fetchone()[0] - len(kept)
+    if destroyed:
+        db.execute("delete from salts")
+        db.executemany("insert into salts (site_id, epoch, ends_at, salt) values (?, ?, ?, ?)", kept)
+    return destroyed
 
 
 def reduce_client(client: Client, mode: str) -> Client:
@@ -931,6 +940,7 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
     connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
+    connection.execute("pragma temp_store = memory")  # what a statement may have to undo is kept, salts too: not in a file
     if version < newest:
         _migrate(connection, versions)
     connection.execute("begin immediate")  # says now, and not at the first hit, that the file cannot be written
@@ -973,7 +983,7 @@ class Store:
     """The database: readers per thread, and one writer thread, started at the first write."""
 
     def __init__(self, path: str, schema: str, queue_size: int = 10_000):
-        self.path = path
+        self.path = path = os.path.abspath(path)  # whoever embeds us may change the folder
         self.schema_version = read_versions(schema)[-1][0]
         self._writer = open_database(path, schema)
         self._file = _file_identity(path)
@@ -1049,11 +1059,16 @@ class Store:
         return self.write(lambda connection, items: [function(connection) for _ in items])
 
     def vacuum(self, pages: int = 200) -> bool:
-        """Give up to `pages` free pages back to the file system; return whether any are left."""
+        """Give up to `pages` free pages back to the file system; return whether that gave any, so that more may follow."""
         def step(connection: sqlite3.Connection) -> bool:
+            before, = connection.execute("pragma freelist_count").fetchone()
             connection.execute(f"pragma incremental_vacuum({pages:d})").fetchall()
-            return connection.execute("pragma freelist_count").fetchone()[0] > 0
+            return connection.execute("pragma freelist_count").fetchone()[0] < before
         return self.transact(step)
+
+    def probe(self) -> None:
+        """Raise Busy unless something can be written: the schema's version, as it is."""
+        self.transact(lambda connection: connection.execute(f"pragma user_version = {self.schema_version:d}"))
 
     def truncate_log(self) -> bool:
         """Move the write-ahead log into the database and empty it; return whether that succeeded, which a long read can prevent."""
@@ -1070,7 +1085,9 @@ class Store:
         if self._thread:
             self._queue.put(None)
             self._thread.join()
-        for connection in (*(reader.connection for reader in self._all_readers), self._writer):
+        with self._lock:
+            readers = list(self._all_readers)
+        for connection in (*(reader.connection for reader in readers), self._writer):
             connection.close()
 
     def _run(self) -> None:
@@ -1336,14 +1353,14 @@ SESSION_SECONDS = 30 * 86_400
 def hash_password(password: str) -> str:
     """Return a salted scrypt hash together with its parameters."""
     salt = secrets.token_bytes(16)
-    key = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT, maxmem=2 ** 26)
+    key = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, **SCRYPT, maxmem=2 ** 26)
     return "$".join(["scrypt", *map(str, SCRYPT.values()), salt.hex(), key.hex()])
 
 
 def password_matches(password: str, stored: str) -> bool:
     """Return whether `password` is the one that `stored` was made from, in time that does not tell where they differ."""
     _, n, r, p, salt, key = stored.split("$")
-    given = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), maxmem=2 ** 26)
+    given = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), maxmem=2 ** 26)
     return hmac.compare_digest(given, bytes.fromhex(key))
 
 
@@ -1368,7 +1385,7 @@ def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str
 
 def check_password(password: str) -> None:
     """Raise InvalidInput when a new password is too weak to keep anybody out."""
-    if not MINIMUM_PASSWORD <= len(password) <= 1024:
+    if not MINIMUM_PASSWORD <= len(password) <= 1024 or any("\ud800" <= character <= "\udfff" for character in password):
         raise InvalidInput.of("password", f"must have {MINIMUM_PASSWORD} to 1024 characters")
 
 
@@ -1611,8 +1628,10 @@ def _read_prop(form: Form, name: str, key: str, value: Any) -> str:
 
 
 def _without_query(text: str) -> str:
-    """Return a property that is a URL without its query and fragment: what they hold is never stored."""
-    return re.split(r"[?#]", text, maxsplit=1)[0] if re.match(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", text, re.IGNORECASE) else text
+    """Return a property that is a URL or a path without its query, fragment and credentials: what they hold is never stored."""
+    if not re.match(r"\s*(?:(?:[a-z][a-z0-9+.-]*:)?//|/|\?)", text, re.IGNORECASE):
+        return text
+    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", text, maxsplit=1)[0])
 
 
 def _read_revenue(form: Form) -> tuple[int, str] | None:
@@ -2002,7 +2021,9 @@ class Collector:
             return "gpc"
         if self._agents.read(sender.user_agent) is None:
             return "bot"
-        return "spam" if event.referrer and is_spam(event.referrer) else ""
+        if event.referrer and is_spam(event.referrer):
+            return "spam"
+        return ""
 
     def _client(self, client: Client, event: Event, sender: Sender, mode: str) -> Client:
         if mode == "paranoid":
@@ -2207,9 +2228,19 @@ def _clock_edges(period: Period, length: int) -> list[tuple[int, str]]:
         local = datetime.fromtimestamp(second, period.zone)
         into = local.minute % (length // 60) * 60 + local.second
         label = (local - timedelta(seconds=into)).replace(fold=local.fold)
-        edges.append((second, label.strftime("%Y-%m-%d %H:%M:%S") + (label.isoformat()[-6:] if local.fold else "")))
-        second += length - into
+        edges.append((second, label.strftime("%Y-%m-%d %H:%M:%S") + (local.isoformat()[-6:] if local.fold else "")))
+        second = _next_edge(second, second + length - into, period.zone)
     return edges
+
+
+def _next_edge(second: int, edge: int, zone: zoneinfo.ZoneInfo) -> int:
+    """Return `edge`, or the moment before it at which the zone's offset changes: in some zones that is not on the hour."""
+    def offset(moment: int) -> timedelta:
+        return datetime.fromtimestamp(moment, zone).utcoffset()
+    before = offset(second)
+    if offset(edge) == before:
+        return edge
+    return bisect.bisect_left(range(second, edge), True, key=lambda moment: offset(moment) != before) + second
 
 
 @dataclass(frozen=True)
@@ -2394,8 +2425,11 @@ MAX_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Metric:
-    """A number to report: `sql` aggregates rows of `seen`; `empty` is its value where nothing was seen; `in_points` says that it is
-    a percentage, whose change is told as a difference."""
+    """A number to report.
+
+    `sql` aggregates rows of `seen`; `empty` is its value where nothing was seen; `in_points` says that it is a percentage, whose
+    change is told as a difference; `needs_page` that it only has a meaning for single pages.
+    """
 
     label: str
     sql: str
@@ -3279,11 +3313,12 @@ def rotate_salts(app: App) -> None:
 
 
 def settle_visits(app: App) -> None:
-    """Mark the visits that are over, and forget what linked them across the end of an epoch."""
+    """Mark the visits that are over, forget what linked them across the end of an epoch, and delete sessions that are over."""
     before = int(app.clock()) - VISIT_TIMEOUT
 
     def settle(db: sqlite3.Connection) -> None:
         db.execute("update visits set live = 0 where live = 1 and (id >> 16) + duration < ?", (before,))
+        db.execute("delete from sessions where expires_at <= ?", (int(app.clock()),))
         carried = app.collector.salts.carried
         if carried:
             alive = set(db.execute("select site_id, visitor from visits where live = 1"))
@@ -3306,8 +3341,10 @@ def purge(app: App) -> int:
         if site.retention_days:
             first_kept = local_date(now, site.zone) - timedelta(days=site.retention_days)
             deleted += _purge_site(app.store, site.id, midnight(first_kept, site.zone) << 16, first_kept)
-    if deleted:
-        _purge_texts(app.store, int(now))
+    if deleted or app.texts_may_be_unused:
+        app.texts_may_be_unused = True  # until it is done: a purge that was cut short goes on in the next
+        _purge_texts(app.store, app.clock)
+        app.texts_may_be_unused = False
         while app.store.vacuum():
             pass
         app.log_holds_salts = not app.store.truncate_log()
@@ -3340,7 +3377,7 @@ def _delete_in_steps(store: Store, table: str, key: str, condition: str, values:
     return deleted
 
 
-def _purge_texts(store: Store, second: int) -> None:
+def _purge_texts(store: Store, clock: Clock) -> None:
     """Delete the texts, clients and origins that nothing names any more: a path can be personal too.
 
     They are sought on a reader, which may take long, and deleted by the writer, which first looks at what was written since.
@@ -3348,32 +3385,39 @@ def _purge_texts(store: Store, second: int) -> None:
     for table, column in (("clients", "client_id"), ("origins", "origin_id")):
         with store.snapshot() as db:
             unused = [each for each, in db.execute(f"select id from {table} where id not in (select {column} from visits)")]
-        _delete_unused(store, table, unused, lambda db: _recent(db, "visits", "id", (column,), second))
+        _delete_unused(store, table, unused, lambda db, seconds: _recent(db, "visits", "id", (column,), int(clock()) - seconds))
     used = " union all ".join(f"select {column} from {table}" for table, columns in TEXT_COLUMNS.items() for column in columns)
     with store.snapshot() as db:
         unused = [each for each, in db.execute(f"select id from texts where id > {OTHER} and id not in ({used})")]
-    _delete_unused(store, "texts", unused, lambda db: _recently_named(db, second))
+    _delete_unused(store, "texts", unused, lambda db, seconds: _recently_named(db, int(clock()) - seconds))
 
 
-def _delete_unused(store: Store, table: str, unused: list[int], spared: Callable[[sqlite3.Connection], set[int]]) -> None:
+def _delete_unused(store: Store, table: str, unused: Sequence[int], spared: Callable[[sqlite3.Connection, int], set[int]]) -> None:
+    """Delete rows that nothing names, but for those that `spared(db, seconds)` finds named in the last seconds.
+
+    Hits are found by their time, and a clock may be set back, hence the hour; it is looked through on a reader, so that the
+    writer has minutes left.
+    """
+    with store.snapshot() as db:
+        unused = sorted(set(unused) - spared(db, 3600))
     for start in range(0, len(unused), PURGE_ROWS):
         def step(db: sqlite3.Connection) -> None:
-            ids = sorted(set(unused[start:start + PURGE_ROWS]) - spared(db))
+            ids = sorted(set(unused[start:start + PURGE_ROWS]) - spared(db, 120))
             db.execute(f"delete from {table} where id in (select value from json_each(?))", (json.dumps(ids),))
             store.forget()
         store.transact(step)
 
 
-def _recent(db: sqlite3.Connection, table: str, key: str, columns: Sequence[str], second: int) -> set[int]:
-    """Return the values of columns in the rows written since an hour before `second`, of every site."""
-    since = (second - 3600) << 16
+def _recent(db: sqlite3.Connection, table: str, key: str, columns: Sequence[str], since: int) -> set[int]:
+    """Return the values of columns in the rows written since a second, of every site."""
     return {value for site_id, in db.execute("select id from sites").fetchall()
-            for row in db.execute(f"select {', '.join(columns)} from {table} where site_id = ? and {key} >= ?", (site_id, since)) for value in row}
+            for row in db.execute(f"select {', '.join(columns)} from {table} where site_id = ? and {key} >= ?", (site_id, since << 16))
+            for value in row}
 
 
-def _recently_named(db: sqlite3.Connection, second: int) -> set[int]:
+def _recently_named(db: sqlite3.Connection, since: int) -> set[int]:
     """Return the ids of texts that are named by new hits, or by any client or origin."""
-    named = set().union(*(_recent(db, table, key, TEXT_COLUMNS[table], second)
+    named = set().union(*(_recent(db, table, key, TEXT_COLUMNS[table], since)
                           for table, key in (("hits", "id"), ("visits", "id"), ("props", "hit_id"))))
     for table in ("clients", "origins"):
         named.update(*db.execute(f"select {', '.join(TEXT_COLUMNS[table])} from {table}"))
@@ -3395,7 +3439,7 @@ class Scheduler:
         self._due = dict.fromkeys((name for name, _, _ in JOBS), -math.inf)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock, self._running = threading.Lock(), threading.Lock()
 
     def start(self) -> None:
         """Begin, unless it has begun."""
@@ -3407,14 +3451,18 @@ class Scheduler:
 
     def run_due(self) -> None:
         """Run the jobs that are due. One that fails is logged and tried again when it is due next."""
-        now = self._app.clock()
-        for name, job, seconds in JOBS:
-            if self._due[name] <= now or self._due[name] > now + seconds:  # the latter: the clock was set back
-                self._due[name] = now + seconds
-                try:
-                    job(self._app)
-                except Exception as error:
-                    log.error("job %s failed: %s", name, describe(error))
+        with self._running:
+            now = self._app.clock()
+            for name, job, seconds in JOBS:
+                if self._due[name] <= now or self._due[name] > now + seconds:  # the latter: the clock was set back
+                    self._due[name] = now + seconds
+                    self._attempt(name, job)
+
+    def _attempt(self, name: str, job: Callable[[App], Any]) -> None:
+        try:
+            job(self._app)
+        except Exception as error:
+            log.error("job %s failed: %s", name, describe(error))
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -3610,7 +3658,7 @@ def get_tracker(app: App, _: None) -> bottle.HTTPResponse:
 def get_health(app: App, _: None) -> bottle.HTTPResponse:
     """Whether the server can do its work, for load balancers: 503 while the database cannot be written."""
     try:
-        app.store.transact(lambda db: db.execute(f"pragma user_version = {app.store.schema_version}"))  # as it is, but written anew
+        app.store.probe()
         writable = True
     except Busy:
         writable = False
@@ -3863,7 +3911,8 @@ class App:
             self.store.close()
             raise
         self.scheduler = Scheduler(self)
-        self.log_holds_salts = True  # a process killed before it emptied the log leaves that to the next
+        # A process that was killed before it finished with these leaves them to the next.
+        self.log_holds_salts = self.texts_may_be_unused = True
         self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
         # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
         self._hashing, self._door = threading.Semaphore(2), threading.Semaphore(6)
@@ -3913,6 +3962,8 @@ class App:
         """Remove a site with everything it collected. Raises NotFound."""
         self.store.transact(lambda db: remove_site(db, self.settings, domain))
         purge(self)
+        self.log_holds_salts = True  # and its own had been deleted at once
+        rotate_salts(self)
 
     def create_token(self, name: str, domain: str | None = None, read_only: bool = True) -> str:
         """Return a new token for all sites, or for one. Raises NotFound."""
@@ -4046,6 +4097,7 @@ def _open_app(given: argparse.Namespace, may_create: bool = False) -> Iterator[A
 def command_serve(given: argparse.Namespace) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     settings = _settings(given)
+    logging.getLogger("waitress").addFilter(_discreet)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that waits for a thread, as a burst's do
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.closing(create_app(settings)) as app:
@@ -4055,7 +4107,14 @@ def command_serve(given: argparse.Namespace) -> None:
         print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
         if app.setup_code:
             print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.setup_code}", flush=True)
+        app.scheduler.start()  # salts end by the clock, not by the next visit
         server.run()  # returns at Ctrl-C and SIGTERM, when the requests under way are answered
+
+
+def _discreet(record: logging.LogRecord) -> bool:
+    """Reduce what waitress logs to where it happened: its messages quote addresses and paths."""
+    record.msg, record.args, record.exc_info = f"a request could not be served ({record.module}:{record.lineno})", (), None
+    return True
 
 
 def _create_server(app: App, settings: Settings) -> Any:
@@ -4067,7 +4126,8 @@ def _create_server(app: App, settings: Settings) -> Any:
             send_bytes=65_536,
             backlog=2048,  # a burst waits in the kernel's queue instead of being refused
             connection_limit=1000,  # idle keep-alive connections of browsers count too
-            max_request_body_size=2 * BODY_LIMIT, inbuf_overflow=2 * BODY_LIMIT + 1,  # no body is ever spooled to a disk
+            max_request_body_size=2 * BODY_LIMIT, inbuf_overflow=4 * BODY_LIMIT,  # no body is ever spooled to a disk …
+            outbuf_overflow=64 * 2 ** 20,  # … and no report
             clear_untrusted_proxy_headers=False,  # behind_proxies() does that, for every server alike
             ident=None)
     except OSError as error:

@@ -451,10 +451,12 @@ def number(metric, events, by_page, everybody):
     raise KeyError(metric)
 
 
-def change(metric, now, before):
+def change(metric, now, before, seen_before=True):
     """How much a number changed: in points for what is a percentage already, else in percent."""
     if now is None or before is None:
         return None
+    if metric == "bounce_rate" and not seen_before:
+        return None  # where there was no visit there was no rate of them, though it reads 0
     if metric in ("bounce_rate", "exit_rate", "scroll_depth", "percentage"):
         return now - before
     if before == 0:
@@ -596,5 +598,5 @@ def add_comparison(results, body, period, events, before, now):
         metrics = earlier.get(key, nothing)
         result["comparison"] = {
             "dimensions": list(key), "metrics": metrics,
-            "change": [change(metric, this, that)
+            "change": [change(metric, this, that, key in earlier)
                        for metric, this, that in zip(body["metrics"], result["metrics"], metrics)]}

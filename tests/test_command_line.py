@@ -20,7 +20,7 @@ from conftest import CHROME, PASSWORD, ROOT, Site, run_command
 from mininumbers import SETTINGS, Settings, create_app
 
 PROGRAM = [sys.executable, str(ROOT / "mininumbers.py")]
-COMMANDS = ("serve", "setup", "site add", "site list", "site set", "site remove", "token create", "purge", "check")
+COMMANDS = ("serve", "setup", "site add", "site list", "site set", "site remove", "token create", "demo", "purge", "check")
 ROW_TABLES = ("hits", "visits", "props", "revenue", "salts", "dropped")
 
 
@@ -117,7 +117,8 @@ def test_every_command_has_help(command):
 def test_the_help_of_serve_names_every_setting_with_its_variable_and_default():
     text = works("serve", "--help", env={"COLUMNS": "500"})
     for name, setting in SETTINGS.items():
-        assert re.search(rf"--{name.replace('_', '-')} .*{re.escape(str(setting.default))}.*\bMININUMBERS_{name.upper()}\b", text)
+        flag, default, variable = name.replace("_", "-"), re.escape(str(setting.default)), f"MININUMBERS_{name.upper()}"
+        assert re.search(rf"^  --{flag} [A-Z]+\s+[^\n]*\b{re.escape(setting.metadata['help'])}[^\n]*{default}[^\n]*\b{variable}\b", text, re.MULTILINE)
 
 
 def test_the_help_names_every_command():
@@ -330,8 +331,8 @@ def test_check_finds_a_damaged_file(db, table):
 
 
 @pytest.mark.parametrize("sql, says", [
-    ("insert into hits (site_id, id, visit_id, name, page, hostname) values (1, 1, 1, 1, 0, 0)", "hits belong to no visit"),
-    ("insert into props (site_id, hit_id, key, value) values (1, 1, 0, 0)", "properties belong to no hit"),
+    ("insert into hits (site_id, id, visit_id, name, page, hostname) values (1, 1, 1, 1, 0, 0)", "belong to no visit"),
+    ("insert into props (site_id, hit_id, key, value) values (1, 1, 0, 0)", "belong to no hit"),
     ("insert into visits values (1, 1, 1, 77, 88, 0, 0, 0, 0, 0, 0, 0)", "client"),
     ("insert into sessions values (x'00', 99, 0, 0)", "sessions"),
 ])
@@ -496,7 +497,9 @@ def test_a_database_that_is_none_of_ours_is_left_alone(db, command, spoil, says)
     assert (db.is_file() and db.read_bytes()) == before
 
 
-@pytest.mark.parametrize("command, table", [("serve", "sqlite_autoindex_users_1"), ("site list", "sites"), ("token create --name x", "tokens"), ("purge", "salts")])
+@pytest.mark.parametrize("command, table", [
+    ("serve", "sqlite_autoindex_users_1"), ("site list", "sites"), ("token create --name x", "tokens"), ("purge", "salts"),
+])
 def test_a_damaged_page_is_told_in_one_line(db, command, table):
     damage(db, root_page(db, table))
     fails(*command.split(), "--db", db, says="damaged")

@@ -334,3 +334,12 @@ def test_a_change_made_by_one_process_holds_in_the_other(twins):
     assert [post(f"{url}/api/event", other, "192.0.2.1")[1] for url in urls] == [None, None]
     assert rows(db, "select text from texts where text = '/same'") == [("/same",)]
     assert rows(db, "select count(*) from hits where page not in (select id from texts)") == [(0,)]
+
+
+def test_a_process_that_is_left_running_does_not_undo_an_upgrade(app, site):
+    with contextlib.closing(sqlite3.connect(app.settings.db)) as newer:
+        newer.execute("pragma user_version = 99")
+    assert site.send().status_code == 202
+    site.web.get("/health")
+    app.run_jobs()
+    assert rows(app.settings.db, "pragma user_version") == [(99,)]

@@ -111,12 +111,6 @@ def test_an_international_domain_takes_hits_in_either_form(app, host):
     assert rows(app, "select text from hits join texts on texts.id = hostname") == [("xn--bcher-kva.example",)]
 
 
-def test_a_domain_browsers_write_differently_than_they_did_in_2003_takes_their_hits(app):
-    """ß has been a letter of its own in domains since IDNA 2008, and in all browsers."""
-    app.add_site("straße.example")
-    assert "X-MiniNumbers-Dropped" not in Site(app, "straße.example").send(host="xn--strae-oqa.example").headers
-
-
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.text(max_size=40) | st.text(alphabet=string.ascii_letters + string.digits + "-_.:*/@ äß。", max_size=40))
 def test_normal_form_of_a_host_is_stable_and_harmless(text):
