@@ -141,6 +141,8 @@ def browser():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=[
             "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            # For every request: what a page sends while it is being left does not know the user agent of its context any more.
+            f"--user-agent={CHROME}",
             "--disable-blink-features=AutomationControlled", "--host-resolver-rules=MAP *.com 127.0.0.1, MAP *.test 127.0.0.1"])
         yield browser
         browser.close()

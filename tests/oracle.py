@@ -55,7 +55,6 @@ class Sent:
     ip: str
     agent: Agent
     payload: dict
-    headers: dict = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,784 @@
+"""dashboard.html in a real browser, against the real server: what people see, press and are told."""
+import contextlib
+import gzip
+import json
+import re
+import threading
+import time
+import types
+import urllib.parse
+import urllib.request
+from datetime import date, timedelta
+
+import pytest
+import waitress
+from playwright.sync_api import expect
+
+from conftest import CHROME, PASSWORD, ROOT, Server, run_command
+from mininumbers import Settings, create_app
+
+DOMAIN = "demo.example"
+PANELS = {"pages": "event:page", "sources": "visit:source", "places": "visit:country", "devices": "visit:device"}
+METRICS = ["visitors", "visits", "pageviews", "views_per_visit", "bounce_rate", "visit_duration"]
+CHROMIUM_SAYS = "Failed to load resource:"   # its own line for an answer of 4xx or 5xx, or for none
+
+WATCH = """
+globalThis.violations = [];
+addEventListener("securitypolicyviolation", ({violatedDirective, blockedURI}) => violations.push(`${violatedDirective} ${blockedURI}`));
+globalThis.executed = [];
+globalThis.alert = (...words) => executed.push(words.join());
+"""
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+
+def post(url, body, **headers):
+    """POST JSON and return (status, the body of the answer)."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
+    with urllib.request.urlopen(request) as response:
+        return response.status, response.read().decode()
+
+
+def hit(url, address="https://example.com/", agent=CHROME, ip="192.0.2.1", domain="example.com", **more):
+    """Visit a page of the site."""
+    body = {"n": "pageview", "u": address, "d": domain, **more}
+    assert post(f"{url}/api/event", body, **{"User-Agent": agent, "X-Forwarded-For": ip})[0] == 202
+
+
+def set_up(db, domain):
+    done = run_command("setup", "--db", db, "--username", "owner", "--password-stdin", "--site", domain, "--timezone", "Europe/Berlin", stdin=f"{PASSWORD}\n")
+    assert done.returncode == 0, done.stderr
+
+
+class Api:
+    """The oracle of what is on screen: the same questions, asked with a token."""
+
+    def __init__(self, url, token, domain):
+        self.url, self.token, self.domain = url, token, domain
+
+    def query(self, *metrics, **more):
+        answer = post(f"{self.url}/api/v2/query", {"site_id": self.domain, "metrics": list(metrics), **more}, Authorization=f"Bearer {self.token}")
+        return json.loads(answer[1])
+
+
+def token_of(db):
+    return run_command("token", "create", "--db", db, "--name", "test").stdout.split()[-1]
+
+
+def say_whole(value):
+    return f"{value:,}"
+
+
+def say_percent(value):
+    """Half goes away from zero, and there is one decimal under ten percent."""
+    return f"{int(value + 0.5)}%" if value >= 9.95 or not value else f"{int(value * 10 + 0.5) / 10:.1f}%"
+
+
+def say_duration(value):
+    seconds = int(value + 0.5)
+    return f"{seconds}s" if seconds < 60 else f"{seconds // 60}m {seconds % 60:02}s"
+
+
+SAY = {"visitors": say_whole, "visits": say_whole, "pageviews": say_whole, "views_per_visit": "{:.2f}".format,
+       "bounce_rate": say_percent, "visit_duration": say_duration}
+
+
+def headlines(page):
+    """{metric: what its card shows}, once nothing is loading."""
+    settle(page)
+    return {item.get_attribute("data-key"): item.locator(".value").inner_text() for item in page.locator("#headlines > li").all()}
+
+
+def rows(page, panel):
+    """[(stored value, label, visitors in full, share)] of a panel."""
+    return page.evaluate("""panel => [...document.querySelectorAll(`#${panel} .rows li`)].map(item => [
+        item.dataset.key, ...[".label", ".number", ".part"].map(part => item.querySelector(part))
+    ]).map(([key, label, number, part]) => [key, label.textContent, number.title, part.textContent])""", panel)
+
+
+def settle(page):
+    """Wait until the report stands and nothing on it is loading or left over."""
+    page.wait_for_function("""() => document.querySelector("[data-view=report]:not([hidden])")
+        && document.querySelectorAll(".fades").length === 6 && !document.querySelector(".fades[aria-busy=true], .bare-bones, .fades.old")""")
+
+
+def row(page, panel, value):
+    return page.locator(f"#{panel} .rows li").filter(has=page.get_by_text(value, exact=True)).get_by_role("button")
+
+
+def field(page, label):
+    return page.get_by_label(label, exact=True).filter(visible=True)
+
+
+def pick(page, label):
+    return page.get_by_role("combobox", name=label, exact=True)
+
+
+def sign_in(page, password=PASSWORD):
+    field(page, "Username").fill("owner")
+    field(page, "Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+
+
+# ---- fixtures --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, browser):
+    """A server with a year of made-up visits; its `state` is a signed-in browser's."""
+    db = tmp_path_factory.mktemp("demo") / "demo.db"
+    set_up(db, DOMAIN)
+    assert run_command("demo", "--db", db, "--site", DOMAIN, "--pageviews", 12_000).returncode == 0
+    server, context = Server(db), browser.new_context()
+    assert context.request.post(f"{server.url}/api/login", data={"username": "owner", "password": PASSWORD}).ok
+    yield types.SimpleNamespace(url=server.url, api=Api(server.url, token_of(db), DOMAIN), state=context.storage_state())
+    context.close()
+    server.kill()
+
+
+@pytest.fixture
+def new_page(browser):
+    """A function that opens a page of a new browser profile. None of them may log an error, throw one, execute what it
+    shows, break the content security policy, or ask another origin for anything."""
+    contexts, complaints = [], []
+
+    def new_page(origin, **options):
+        context = browser.new_context(**{"locale": "en-GB", "timezone_id": "Europe/Berlin", "viewport": {"width": 1280, "height": 900}, **options})
+        context.add_init_script(WATCH)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") and CHROMIUM_SAYS not in line.text else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
+        page.on("request", lambda request: None if request.url.startswith((f"{origin}/", "data:")) else complaints.append(f"asked {request.url}"))
+        contexts.append(context)
+        return page
+    yield new_page
+    for context in contexts:
+        for page in context.pages:
+            complaints += page.evaluate("[...violations, ...executed]")
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def dashboard(demo, new_page):
+    """A function that opens the demo site's dashboard, signed in, with a query string."""
+    def dashboard(search="", **options):
+        page = new_page(demo.url, storage_state=demo.state, **options)
+        page.goto(f"{demo.url}/{search}")
+        settle(page)
+        return page
+    return dashboard
+
+
+@pytest.fixture
+def fresh(start_server, tmp_path):
+    """A server whose account is "owner" and whose site, example.com, nobody has visited."""
+    set_up(tmp_path / "test.db", "example.com")
+    return start_server()
+
+
+def enter(page, server, search=""):
+    """Open a fresh server's dashboard signed in."""
+    assert page.context.request.post(f"{server.url}/api/login", data={"username": "owner", "password": PASSWORD}).ok
+    page.goto(f"{server.url}/{search}")
+
+
+# ---- the first run ---------------------------------------------------------------------------------------------------
+
+def setup_link(server):
+    """The link that the server prints after its address while nobody has an account."""
+    server.process.stdout.readline()
+    link = server.process.stdout.readline().strip()
+    assert re.fullmatch(re.escape(server.url) + r"/#setup=[\w-]{22}", link)
+    return link
+
+
+def test_from_the_printed_link_to_the_first_visit(start_server, new_page):
+    server = start_server()
+    page = new_page(server.url)
+    page.clock.install()
+    link = setup_link(server)
+
+    page.goto(link)
+    field(page, "Username").fill("owner")
+    field(page, "Password").fill(PASSWORD)
+    field(page, "Your site’s domain").fill("https://www.example.com/blog")
+    expect(pick(page, "Time zone")).to_have_value("Europe/Berlin")
+    page.get_by_role("button", name="Create the account").click()
+
+    expect(page.get_by_role("heading", name="No visits yet")).to_be_visible()
+    expect(page.locator("#tag")).to_have_text(f'<script defer src="{server.url}/tracker.js" data-site="example.com"></script>')
+    assert "setup" not in page.url
+
+    hit(server.url, "https://example.com/hello", r="https://news.ycombinator.com/")
+    page.clock.fast_forward(6_000)
+    assert headlines(page) == {"visitors": "1", "visits": "1", "pageviews": "1", "views_per_visit": "1.00", "bounce_rate": "100%", "visit_duration": "0s"}
+    assert rows(page, "pages") == [["/hello", "/hello", "1", "100%"]]
+    assert rows(page, "sources") == [["Hacker News", "Hacker News", "1", "100%"]]
+    expect(page.locator("#now")).to_have_text("1 now")
+
+    other = new_page(server.url)   # the link has done its work: there is an account now
+    other.goto(link)
+    expect(other.get_by_role("heading", name="Sign in to Mini Numbers")).to_be_visible()
+
+
+def test_the_script_tag_can_be_copied(fresh, new_page):
+    page = new_page(fresh.url, permissions=["clipboard-read", "clipboard-write"])
+    enter(page, fresh)
+    page.get_by_role("button", name="Copy the tag").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator("#tag").inner_text()
+
+
+def test_whoever_waits_is_told_what_was_not_counted_and_why(fresh, new_page):
+    page = new_page(fresh.url)
+    hit(fresh.url, agent="Googlebot/2.1 (+http://www.google.com/bot.html)")
+    hit(fresh.url, "https://elsewhere.test/")
+    hit(fresh.url, "https://elsewhere.test/again")
+    enter(page, fresh)
+    line = page.locator("[data-view=empty] details")
+    expect(line.locator("summary")).to_have_text("Not counted: 2 foreign hosts, 1 bot")
+    line.locator("summary").click()
+    reasons = json.loads(page.context.request.get(f"{fresh.url}/api/dropped?site_id=example.com").text())["reasons"]
+    expect(line.locator("li")).to_have_text([f"2 foreign hosts: {reasons['hostname']}", f"1 bot: {reasons['bot']}"])
+
+
+def test_without_the_code_the_page_says_where_the_link_is(start_server, new_page):
+    server = start_server()
+    page = new_page(server.url)
+    page.goto(f"{server.url}/")
+    expect(page.get_by_text("Open the link that Mini Numbers printed in the terminal")).to_be_visible()
+    page.goto(setup_link(server))
+    expect(page.get_by_role("heading", name="Set up Mini Numbers")).to_be_visible()
+
+
+def test_a_wrong_code_is_explained_and_what_was_typed_stays(start_server, new_page):
+    server = start_server()
+    page = new_page(server.url)
+    page.goto(f"{server.url}/#setup=wrong")
+    field(page, "Username").fill("owner")
+    field(page, "Password").fill(PASSWORD)
+    field(page, "Your site’s domain").fill("example.com")
+    page.get_by_role("button", name="Create the account").click()
+    expect(page.locator("#setup-form [role=alert]")).to_contain_text("link")
+    expect(field(page, "Username")).to_have_value("owner")
+
+
+def test_a_field_that_will_not_do_is_named_beside_it(start_server, new_page):
+    server = start_server()
+    page = new_page(server.url)
+    page.goto(setup_link(server))
+    field(page, "Username").fill("owner")
+    field(page, "Password").fill("short")
+    page.get_by_role("button", name="Create the account").click()
+    expect(page.locator("#setup-domain-wrong")).to_have_text("Your site’s domain is needed")
+    field(page, "Your site’s domain").fill("example.com")
+    page.get_by_role("button", name="Create the account").click()
+    expect(page.locator("#setup-password-wrong")).to_contain_text("Password ")
+    expect(field(page, "Password")).to_be_focused()
+    expect(field(page, "Password")).to_have_attribute("aria-describedby", "setup-password-wrong")
+
+
+# ---- signing in and out ----------------------------------------------------------------------------------------------
+
+def test_sign_in_refuses_the_wrong_password_and_takes_the_right_one_until_sign_out(demo, new_page):
+    page = new_page(demo.url)
+    page.goto(f"{demo.url}/?period=7d")
+    expect(field(page, "Username")).to_be_focused()
+    sign_in(page, "not the password")
+    expect(page.get_by_role("alert").filter(visible=True)).to_have_text("The name or the password is wrong.")
+    sign_in(page)
+    settle(page)
+    assert page.url == f"{demo.url}/?site={DOMAIN}&period=7d"
+
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in to Mini Numbers")).to_be_visible()
+    expect(page.get_by_text("Your session has ended")).to_be_hidden()
+    expect(field(page, "Password")).to_have_value("")
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in to Mini Numbers")).to_be_visible()
+
+
+def test_a_session_that_ends_leads_to_sign_in_and_back_to_the_same_view(demo, new_page):
+    page = new_page(demo.url)
+    page.goto(f"{demo.url}/")
+    sign_in(page)
+    settle(page)
+    page.context.clear_cookies()
+    row(page, "devices", "Mobile").click()
+    expect(page.get_by_text("Your session has ended")).to_be_visible()
+    expect(page.locator("#headlines")).to_be_hidden()
+    sign_in(page)
+    settle(page)
+    expect(page.locator("#chips li")).to_have_text(["Device is Mobile×"])
+    assert "f=is,visit:device,Mobile" in page.url
+
+
+# ---- the numbers -----------------------------------------------------------------------------------------------------
+
+CUSTOM = [(date.today() - timedelta(days)).isoformat() for days in (40, 20)]
+
+
+@pytest.mark.parametrize("period", ["day", "7d", "28d", "month", "year", "all", CUSTOM], ids=str)
+def test_the_numbers_on_screen_are_the_api_s(demo, dashboard, period):
+    page = dashboard(f"?from={period[0]}&to={period[1]}" if period is CUSTOM else f"?period={period}")
+    values = demo.api.query(*METRICS, date_range=period)["results"][0]["metrics"]
+    assert headlines(page) == {metric: SAY[metric](value) for metric, value in zip(METRICS, values)}
+    regions = "codes => codes.map(code => code.length === 2 ? new Intl.DisplayNames('en-GB', {type: 'region'}).of(code) : code)"
+    for panel, dimension in PANELS.items():
+        found = demo.api.query("visitors", "percentage", date_range=period, dimensions=[dimension], pagination={"limit": 9})["results"]
+        keys = [result["dimensions"][0] for result in found]
+        labels = page.evaluate(regions, keys) if panel == "places" else keys
+        assert rows(page, panel) == [[key, label, say_whole(result["metrics"][0]), say_percent(result["metrics"][1])]
+                                     for key, label, result in zip(keys, labels, found)]
+
+
+@pytest.mark.parametrize("tab, dimension", [("Exit pages", "visit:exit_page"), ("Channels", "visit:channel"), ("Referrers", "visit:referrer"),
+                                            ("Languages", "visit:language"), ("Systems", "visit:os")])
+def test_a_tab_shows_its_dimension_and_the_address_keeps_it(demo, dashboard, tab, dimension):
+    page = dashboard("?period=91d")
+    page.get_by_role("tab", name=tab).click()
+    settle(page)
+    panel = page.locator(".panel").filter(has=page.get_by_role("tab", name=tab)).get_attribute("id")
+    wanted = demo.api.query("visitors", date_range="91d", dimensions=[dimension], pagination={"limit": 9})["results"]
+    assert [(key, number) for key, _, number, _ in rows(page, panel)] == [(each["dimensions"][0], say_whole(each["metrics"][0])) for each in wanted]
+    page.reload()
+    settle(page)
+    expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_panel_shows_nine_rows_and_more_when_asked(demo, dashboard):
+    page = dashboard("?period=12mo")
+    countries = demo.api.query("visitors", date_range="12mo", dimensions=["visit:country"])["results"]
+    page.get_by_role("button", name=f"Show all {len(countries)}").click()
+    settle(page)
+    assert [key for key, *_ in rows(page, "places")] == [each["dimensions"][0] for each in countries]
+    page.locator("#places").get_by_role("button", name="Show the first 9").click()
+    settle(page)
+    assert len(rows(page, "places")) == 9
+
+
+# ---- filters and the address -----------------------------------------------------------------------------------------
+
+def test_a_click_on_a_row_filters_a_chip_removes_it_and_the_address_holds_it(demo, dashboard):
+    page = dashboard("?period=91d")
+    before = headlines(page)
+    row(page, "pages", "/pricing").click()
+    settle(page)
+    wanted = demo.api.query("visitors", date_range="91d", filters=[["is", "event:page", ["/pricing"]]])["results"][0]["metrics"][0]
+    assert headlines(page)["visitors"] == say_whole(wanted) != before["visitors"]
+    assert page.url == f"{demo.url}/?site={DOMAIN}&period=91d&f=is,event:page,/pricing"
+    expect(row(page, "pages", "/pricing")).to_have_attribute("aria-pressed", "true")
+
+    again = dashboard(page.url.removeprefix(f"{demo.url}/"))   # the address alone says it all
+    assert headlines(again) == headlines(page)
+    expect(again.locator("#chips li")).to_have_text(["Page is /pricing×"])
+
+    page.get_by_role("button", name="Remove the filter Page is /pricing").click()
+    assert headlines(page) == before
+    assert "f=" not in page.url
+
+
+def test_back_undoes_step_by_step_and_forward_does_it_again(dashboard):
+    page = dashboard()
+    views = [headlines(page)]
+    row(page, "devices", "Mobile").click()
+    views.append(headlines(page))
+    pick(page, "Period").select_option("7d")
+    views.append(headlines(page))
+    page.go_back()
+    assert headlines(page) == views[1]
+    expect(pick(page, "Period")).to_have_value("28d")
+    page.go_back()
+    assert headlines(page) == views[0]
+    expect(page.locator("#chips li")).to_have_count(0)
+    page.go_forward()
+    page.go_forward()
+    assert headlines(page) == views[2]
+
+
+def test_escape_lets_go_of_the_tooltip_then_of_the_last_filter(dashboard):
+    page = dashboard("?f=is,visit:device,Mobile&f=is,visit:os,Android")
+    page.locator("#plot").press("ArrowLeft")
+    expect(page.locator(".tip")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".tip")).to_be_hidden()
+    expect(page.locator("#chips li")).to_have_count(2)
+    page.keyboard.press("Escape")
+    expect(page.locator("#chips li")).to_have_text(["Device is Mobile×"])
+    page.keyboard.press("Escape")
+    expect(page.locator("#chips li")).to_have_count(0)
+
+
+def test_a_custom_range_is_chosen_by_its_days_and_moved_by_its_length(dashboard):
+    page = dashboard()
+    pick(page, "Period").select_option("edit")
+    field(page, "From").fill("2026-03-09")
+    field(page, "To").fill("2026-03-08")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.locator("#range [role=alert]")).to_have_text("The range ends before it begins.")
+    field(page, "From").fill("2026-03-02")
+    page.get_by_role("button", name="Show", exact=True).click()
+    assert page.url.endswith("&from=2026-03-02&to=2026-03-08")
+    page.get_by_role("button", name="Earlier").click()
+    assert page.url.endswith("&from=2026-02-23&to=2026-03-01")
+    page.get_by_role("button", name="Later").click()
+    assert page.url.endswith("&from=2026-03-02&to=2026-03-08")
+    settle(page)
+
+
+@pytest.mark.parametrize("search", ["?period=never&metric=love&compare=x&interval=eon", "?f=nonsense&f=[broken&f=is,,", "?from=2026-02-30&to=2026-02-31",
+                                    "?site=unknown.example&tab=none", "?from=2026-03-02&to=2026-03-01"])
+def test_what_makes_no_sense_in_the_address_is_as_if_it_were_not_there(dashboard, search):
+    page = dashboard(search)
+    expect(pick(page, "Period")).to_have_value("28d")
+    expect(pick(page, "Site")).to_have_value(DOMAIN)
+    expect(page.locator("#chips li")).to_have_count(0)
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+# ---- comparison ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mode", ["previous_period", "year_over_year"])
+def test_the_change_is_the_api_s_and_says_what_it_was(demo, dashboard, mode):
+    period = [(date.today() - timedelta(days)).isoformat() for days in (30, 1)]
+    page = dashboard(f"?from={period[0]}&to={period[1]}&compare={mode}")
+    found = demo.api.query(*METRICS, date_range=period, include={"comparisons": {"mode": mode}})["results"][0]["comparison"]
+    for metric, change, was in zip(METRICS, found["change"], found["metrics"]):
+        shown = page.locator(f"#headlines [data-key={metric}] .change")
+        if mode == "year_over_year":   # the made-up year had not begun
+            assert shown.inner_text() == "new"
+            continue
+        size = f"{abs(change):g} pts" if metric == "bounce_rate" else say_percent(abs(change))
+        assert shown.inner_text() == (f"{'↑' if change > 0 else '↓'} {size}" if change else "± 0")
+        assert shown.get_attribute("title").endswith(f"it was {SAY[metric](was)}")
+        good = (change > 0) != (metric == "bounce_rate")
+        assert shown.get_attribute("class").split()[1:] == ([] if not change else ["better"] if good else ["worse"])
+
+
+def test_without_comparison_there_is_neither_change_nor_second_line(dashboard):
+    page = dashboard("?period=7d")
+    expect(page.locator(".legend .key.then")).to_be_visible()
+    pick(page, "Compare with").select_option("none")
+    settle(page)
+    expect(page.locator(".legend .key.then")).to_have_count(0)
+    assert page.locator(".line.then").get_attribute("d") == ""
+    assert set(page.locator("#headlines .change").all_inner_texts()) == {""}
+
+
+def test_the_counts_of_a_day_that_is_not_over_stand_beside_yesterday_s_without_a_verdict(demo, dashboard):
+    page = dashboard("?period=day")
+    was = demo.api.query("visitors", date_range="day", include={"comparisons": {"mode": "previous_period"}})["results"][0]["comparison"]["metrics"][0]
+    change = page.locator("#headlines [data-key=visitors] .change")
+    assert change.inner_text() == f"yesterday {was}"
+    assert change.get_attribute("class").split() == ["change"]
+
+
+# ---- the chart -------------------------------------------------------------------------------------------------------
+
+def long_day(label):
+    day = date.fromisoformat(label)
+    return f"{day:%A} {day.day} {day:%B} {day.year}"
+
+
+def test_the_keyboard_reads_the_chart_point_by_point(demo, dashboard):
+    page = dashboard("?period=28d&metric=pageviews")
+    found = [(each["dimensions"][0], each["metrics"][0]) for each in demo.api.query("pageviews", date_range="28d", dimensions=["time:day"])["results"]]
+    plot, tip = page.locator("#plot"), page.locator(".tip")
+    for key, (label, value) in [("Home", found[0]), ("ArrowRight", found[1]), ("End", found[-1]), ("ArrowLeft", found[-2])]:
+        plot.press(key)
+        lines = tip.inner_text().split("\n")
+        assert lines[0].replace(",", "") == long_day(label)
+        assert lines[1] == f"{value:,} pageview{'' if value == 1 else 's'}"
+        assert plot.get_attribute("aria-valuetext").startswith(", ".join(lines[:2]))
+        assert plot.get_attribute("aria-valuenow") == str(found.index((label, value)))
+    page.keyboard.press("Tab")
+    expect(tip).to_be_hidden()
+
+
+def test_the_pointer_reads_the_chart_and_the_tooltip_stays_inside(dashboard):
+    page = dashboard()
+    box = page.locator("#plot").bounding_box()
+    for share in (0.02, 0.5, 0.98):
+        page.mouse.move(box["x"] + box["width"] * share, box["y"] + 100)
+        tip = page.locator(".tip").bounding_box()
+        assert box["x"] <= tip["x"] and tip["x"] + tip["width"] <= box["x"] + box["width"]
+    page.mouse.move(5, 5)
+    expect(page.locator(".tip")).to_be_hidden()
+
+
+def test_the_table_says_the_same_as_the_chart(demo, dashboard):
+    page = dashboard("?period=7d&metric=visits")
+    page.get_by_text("The same as a table").click()
+    found = demo.api.query("visits", date_range="7d", dimensions=["time"], include={"comparisons": {"mode": "previous_period"}})["results"]
+    assert [line.locator("th, td").all_inner_texts()[1:3] for line in page.locator(".table tbody tr").all()] == [
+        [say_whole(each["metrics"][0]), say_whole(each["comparison"]["metrics"][0])] for each in found]
+    assert page.locator(".table thead th").all_inner_texts() == ["Date", "Visits", "Before", "Change"]
+
+
+def test_a_headline_number_owns_the_chart(dashboard):
+    page = dashboard()
+    page.get_by_role("button", name="Bounce rate").click()
+    expect(page.locator(".legend strong")).to_have_text("Bounce rate per day")
+    expect(page.get_by_role("button", name="Bounce rate")).to_have_attribute("aria-pressed", "true")
+    pick(page, "Interval").select_option("week")
+    settle(page)
+    expect(page.locator(".legend strong")).to_have_text("Bounce rate per week")
+    assert page.url.endswith("metric=bounce_rate&interval=week")
+
+
+# ---- trouble ---------------------------------------------------------------------------------------------------------
+
+def test_a_server_that_is_gone_is_told_and_asked_again(start_server, fresh, new_page, tmp_path):
+    page = new_page(fresh.url)
+    hit(fresh.url)
+    enter(page, fresh)
+    settle(page)
+    fresh.kill()
+    pick(page, "Period").select_option("7d")
+    expect(page.locator("#trouble")).to_contain_text("The server does not answer.")
+    expect(page.locator("#trouble")).to_contain_text("The dimmed numbers are older.")
+    expect(page.locator("#headlines")).to_have_class(re.compile(r"\bold\b"))
+
+    start_server(tmp_path / "test.db", "--port", str(urllib.parse.urlsplit(fresh.url).port))
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert headlines(page)["visitors"] == "0"   # the seven days end yesterday
+
+
+def test_a_page_that_cannot_begin_says_so_and_tries_again(demo, new_page):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.route("**/api/session", lambda route: route.abort())
+    page.goto(f"{demo.url}/")
+    expect(page.get_by_role("heading", name="Mini Numbers does not answer")).to_be_visible()
+    page.unroute("**/api/session")
+    page.get_by_role("button", name="Try again").click()
+    settle(page)
+
+
+def test_an_answer_that_comes_late_never_covers_a_newer_one(demo, dashboard):
+    page = dashboard()
+
+    def hold(route):
+        if '"date_range":"7d"' in route.request.post_data:
+            time.sleep(0.3)
+        with contextlib.suppress(Exception):   # it may have been given up
+            route.continue_()
+    page.route("**/api/v2/query", hold)
+    pick(page, "Period").select_option("7d")
+    pick(page, "Period").select_option("91d")
+    wanted = demo.api.query("visitors", date_range="91d")["results"][0]["metrics"][0]
+    assert headlines(page)["visitors"] == say_whole(wanted)
+    page.unroute_all(behavior="wait")
+
+
+# ---- hostile visitors ------------------------------------------------------------------------------------------------
+
+MARKUP = "<img src=x onerror=alert(1)>"
+HOSTILE = {
+    "markup": f"/{MARKUP}", "a script": "/<script>alert(2)</script>", "an end of a tag": "/\"'><svg onload=alert(3)>", "a template": "/{{7*7}}${alert(4)}",
+    "right to left": "/\u0645\u0631\u062d\u0628\u0627", "an override": "/\u202egnp.exe", "emoji": "/\U0001f469\u200d\U0001f680", "2,000 characters": "/" + "x" * 1999,
+    "a comma and a percent sign": "/a,b%c", "an address": "/javascript:alert(5)",
+}
+
+
+@pytest.fixture
+def attacked(fresh):
+    """A server whose visitors sent every kind of hostile text."""
+    for number, path in enumerate(HOSTILE.values()):
+        tags = urllib.parse.urlencode({"utm_campaign": f"{MARKUP}{number}", "utm_source": f"<b>{number}</b>"})
+        hit(fresh.url, f"https://example.com{urllib.parse.quote(path)}?{tags}", ip=f"192.0.2.{number}", r=f"https://evil.test/{MARKUP}")
+    return fresh
+
+
+def test_hostile_text_is_shown_as_text(attacked, new_page, tmp_path):
+    page, api = new_page(attacked.url), Api(attacked.url, token_of(tmp_path / "test.db"), "example.com")
+    enter(page, attacked, "?period=day&tab=referrer")
+    settle(page)
+    page.locator("#pages").get_by_role("button", name=f"Show all {len(HOSTILE)}").click()
+    settle(page)
+    stored = {each["dimensions"][0] for each in api.query("visitors", date_range="day", dimensions=["event:page"])["results"]}
+    assert stored == {label for _, label, *_ in rows(page, "pages")} >= set(HOSTILE.values()) - {HOSTILE["2,000 characters"]}
+    for tab in ("Entry pages", "Exit pages", "Sources", "Referrers", "Campaigns"):
+        page.get_by_role("tab", name=tab).click()
+        settle(page)
+        assert page.locator("main").locator("img, script, svg[onload], b").count() == 0
+    assert [label for _, label, *_ in rows(page, "sources")][0] == f"{MARKUP}0"
+    for width in (320, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_text_can_be_filtered_by_and_survives_the_address(attacked, new_page, kind):
+    page = new_page(attacked.url)
+    enter(page, attacked, "?period=day")
+    settle(page)
+    page.locator("#pages .more button").click()
+    settle(page)
+    keys = [key for key, *_ in rows(page, "pages")]
+    key = next(each for each in keys if each == HOSTILE[kind] or (kind == "2,000 characters" and each.startswith("/xxx")))
+    page.locator("#pages .rows li").nth(keys.index(key)).get_by_role("button").click()
+    page.reload()
+    assert headlines(page)["visitors"] == "1"
+    assert rows(page, "pages") == [[key, key, "1", "100%"]]
+    assert page.locator("#chips .chip > span").first.text_content() == f"Page is {key}"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_a_link_that_somebody_else_made_executes_nothing(dashboard):
+    page = dashboard(f"?f=is,event:page,{MARKUP}&tab={MARKUP}#setup={MARKUP}")
+    assert page.locator("#chips .chip > span").first.text_content() == f"Page is {MARKUP}"
+    expect(page.locator("#pages .nothing")).to_have_text("Nothing matches these filters.")
+
+
+def test_a_question_the_server_refuses_is_told_in_its_words(demo, dashboard):
+    page = dashboard()
+    page.goto(f'{demo.url}/?f=["is","{MARKUP}",["x"]]')
+    expect(page.locator("#trouble p")).to_contain_text(MARKUP)
+    page.keyboard.press("Escape")
+    expect(page.locator("#trouble")).to_be_hidden()
+    settle(page)
+
+
+# ---- every screen, every pair of eyes, every hand --------------------------------------------------------------------
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+def test_nothing_but_the_headline_cards_scrolls_sideways(dashboard, width):
+    page = dashboard("?period=91d&f=is,visit:device,Mobile&f=is,visit:country,US", viewport={"width": width, "height": 800}, has_touch=width < 500)
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits)
+    page.get_by_text("The same as a table").click()
+    pick(page, "Period").select_option("edit")
+    page.locator("#foot summary").click()
+    page.locator("#plot").press("End")
+    assert page.evaluate(fits)
+    assert page.locator("#range-from").bounding_box()["width"] > 100
+
+
+def test_the_card_that_owns_the_chart_is_in_view_on_a_phone(dashboard):
+    page = dashboard("?metric=visit_duration", viewport={"width": 375, "height": 800})
+    box = page.get_by_role("button", name="Visit duration").bounding_box()
+    assert 0 <= box["x"] and box["x"] + box["width"] <= 375
+
+
+def lightness(page, name):
+    """The mean of red, green and blue that a custom property paints with."""
+    return page.evaluate("""name => { const probe = document.body.appendChild(document.createElement("i")); probe.style.setProperty("color", `var(${name})`);
+        const found = getComputedStyle(probe).color.match(/\\d+/g).slice(0, 3).map(Number); probe.remove(); return (found[0] + found[1] + found[2]) / 3; }""", name)
+
+
+@pytest.mark.parametrize("scheme, other", [("light", "dark"), ("dark", "light")])
+def test_the_theme_is_the_system_s_until_one_is_chosen_and_the_choice_stays(dashboard, scheme, other):
+    page = dashboard(color_scheme=scheme)
+    dark = lambda: lightness(page, "--paper") < lightness(page, "--ink")
+    assert dark() == (scheme == "dark")
+    pick(page, "Theme").select_option(other)
+    assert dark() == (other == "dark")
+    page.reload()
+    settle(page)
+    assert dark() == (other == "dark")
+    pick(page, "Theme").select_option("")
+    assert dark() == (scheme == "dark")
+
+
+FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex]")]
+    .filter(each => each.tabIndex >= 0 && each.checkVisibility({visibilityProperty: true})).length"""
+FOCUSED = """() => { const {outlineStyle, outlineWidth, outlineColor} = getComputedStyle(document.activeElement), box = document.activeElement.getBoundingClientRect();
+    globalThis.seen ??= new Set(); seen.add(document.activeElement);
+    return [seen.size, document.activeElement.outerHTML.slice(0, 80), outlineStyle === "solid" && parseFloat(outlineWidth) >= 2, box.bottom > 0 && box.top < innerHeight]; }"""
+
+
+@pytest.mark.parametrize("view", ["report", "sign-in"])
+def test_the_tab_key_reaches_everything_and_the_focus_can_be_seen(demo, dashboard, new_page, view):
+    if view == "report":
+        page = dashboard("?f=is,visit:device,Mobile")
+        page.get_by_text("The same as a table").click()
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        page.locator(".skip").evaluate("link => { link.focus(); link.blur(); }")
+    else:
+        page = new_page(demo.url)
+        page.goto(f"{demo.url}/")
+        field(page, "Username").wait_for()
+        page.locator(".skip").evaluate("link => { link.focus(); link.blur(); }")
+    wanted, reached = page.evaluate(FOCUSABLE), 0
+    assert wanted > 4
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        reached, what, ringed, inside = page.evaluate(FOCUSED)
+        assert ringed, f"no ring around {what}"
+        assert inside, f"out of sight: {what}"
+    assert reached == wanted
+
+
+def test_the_arrow_keys_move_between_tabs_and_enter_filters(dashboard):
+    page = dashboard()
+    page.get_by_role("tab", name="Top pages").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Entry pages")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Exit pages")).to_be_focused()
+    settle(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chips li")).to_have_count(1)
+    expect(page.locator("#status")).to_contain_text("Filter added: Exit page is ")
+
+
+def test_the_skip_link_leads_to_the_numbers(dashboard):
+    page = dashboard()
+    page.locator(".skip").focus()
+    expect(page.locator(".skip")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+
+
+# ---- under a prefix --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def mounted(tmp_path):
+    """The address under which another program's server has mounted Mini Numbers."""
+    app = create_app(Settings(db=str(tmp_path / "mounted.db"), geoip=""))
+    app.setup("owner", PASSWORD, "example.com")
+
+    def host(environ, start_response):
+        if not environ["PATH_INFO"].startswith("/some/stats/"):
+            start_response("418 I'm a teapot", [("Content-Length", "0")])
+            return []
+        return app({**environ, "SCRIPT_NAME": "/some/stats", "PATH_INFO": environ["PATH_INFO"].removeprefix("/some/stats")}, start_response)
+    server = waitress.create_server(host, host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield types.SimpleNamespace(url=f"http://127.0.0.1:{server.effective_port}/some/stats")
+    server.close()
+    app.close()
+    thread.join(10)
+
+
+def test_under_a_prefix_everything_stays_under_it(mounted, new_page):
+    page = new_page(mounted.url)   # which complains of any request that leaves it
+    page.goto(f"{mounted.url}/")
+    sign_in(page)
+    expect(page.locator("#tag")).to_contain_text(f'src="{mounted.url}/tracker.js"')
+    hit(mounted.url, "https://example.com/under")
+    page.reload()
+    settle(page)
+    row(page, "pages", "/under").click()
+    assert page.url.startswith(f"{mounted.url}/?site=example.com&period=day&f=")
+    page.reload()
+    assert headlines(page)["visitors"] == "1"
+    page.get_by_role("button", name="Sign out").click()
+    expect(field(page, "Username")).to_be_focused()
+
+
+# ---- the file itself -------------------------------------------------------------------------------------------------
+
+def test_the_whole_page_weighs_at_most_30_kilobytes():
+    assert len(gzip.compress((ROOT / "dashboard.html").read_bytes(), 9)) <= 30_000
+
+
+@pytest.mark.parametrize("word", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", " style=", "@import"])
+def test_the_page_never_writes_markup_nor_needs_a_hole_in_its_policy(word):
+    assert word not in (ROOT / "dashboard.html").read_text("utf-8")
