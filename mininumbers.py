@@ -2264,7 +2264,7 @@ DIMENSIONS = {
     "visit:entry_page": Dimension("Entry page", "v.entry_page"),
     "visit:exit_page": Dimension("Exit page", "v.exit_page"),
     "visit:source": Dimension("Source", "o.source", "Direct"),
-    "visit:channel": Dimension("Channel", "o.channel", "Direct"),
+    "visit:channel": Dimension("Channel", "o.channel"),
     "visit:referrer": Dimension("Referrer", "o.referrer"),
     **{f"visit:{name}": Dimension(name.replace("utm_", "UTM "), f"o.{name}") for name in UTM_TAGS},
     "visit:country": Dimension("Country", "c.country"),
@@ -2600,14 +2600,15 @@ def _earliest(db: sqlite3.Connection, site: Site) -> int | None:
 class Report:
     """A query about one period, being answered from one snapshot of the database."""
 
-    def __init__(self, db: sqlite3.Connection, site: Site, query: Query, period: Period, now: float):
+    def __init__(self, db: sqlite3.Connection, site: Site, query: Query, period: Period, now: float, interval: str | None = None):
         self.db, self.site, self.query, self.period, self.now = db, site, query, period, now
+        self.interval = interval or (interval_of(query.time_dimension, period) if query.time_dimension else None)
         self.buckets = self._buckets()
 
     def _buckets(self) -> list[Bucket]:
-        if not self.query.time_dimension:
+        if self.interval is None:
             return [Bucket("", self.period.start, self.period.end)]
-        buckets = buckets_of(self.period, interval_of(self.query.time_dimension, self.period))
+        buckets = buckets_of(self.period, self.interval)
         if self.query.include.get("trim_relative_date_range"):
             return [bucket for bucket in buckets if bucket.start <= self.now] or buckets[:1]
         return buckets
@@ -2696,7 +2697,7 @@ class Report:
 
     def compare(self, results: list[dict], period: Period) -> None:
         """Put into each result what its row was in another period; points in time are matched by their place, all else by value."""
-        other = Report(self.db, self.site, self.query, period, self.now)
+        other = Report(self.db, self.site, self.query, period, self.now, self.interval)  # days beside days, however long it is
         place = self.query.dimensions.index(self.query.time_dimension) if self.query.time_dimension else None
         shift = dict(zip((bucket.label for bucket in self.buckets), (bucket.label for bucket in other.buckets)))
         before = other.seen()
@@ -2712,9 +2713,9 @@ def change(metric: str, now: float | None, before: float | None, was_seen: bool 
     """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from."""
     if now is None or before is None:
         return None
-    if METRICS[metric].in_points:
-        return round(now - before, 1) if was_seen or metric == "percentage" else None  # no visits have no bounce rate, not one of 0
-    if before == 0:
+    if METRICS[metric].in_points and (was_seen or metric == "percentage"):
+        return round(now - before, 1)
+    if before == 0:  # no visits at all have no bounce rate either, though it reads 0
         return 0 if now == 0 else None
     return round(100 * (now - before) / before, 1)
 
@@ -3916,7 +3917,6 @@ class App:
         self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
         # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
         self._hashing, self._door = threading.Semaphore(2), threading.Semaphore(6)
-        self._nobody = hash_password(secrets.token_hex())
         self._wsgi = build_wsgi(self)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -3949,6 +3949,11 @@ class App:
                 return password_matches(password, row[0] if row else self._nobody) and row is not None
         finally:
             self._door.release()
+
+    @functools.cached_property
+    def _nobody(self) -> str:
+        """The hash that an unknown name is held against, so that it takes as long as a known one."""
+        return hash_password(secrets.token_hex())
 
     def add_site(self, domain: str, **values: Any) -> None:
         """Add a site. Raises InvalidInput."""

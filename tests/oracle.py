@@ -454,11 +454,9 @@ def change(metric, now, before, seen_before=True):
     """How much a number changed: in points for what is a percentage already, else in percent."""
     if now is None or before is None:
         return None
-    if metric == "bounce_rate" and not seen_before:
-        return None  # where there was no visit there was no rate of them, though it reads 0
-    if metric in ("bounce_rate", "exit_rate", "scroll_depth", "percentage"):
+    if metric in ("exit_rate", "scroll_depth", "percentage") or metric == "bounce_rate" and seen_before:
         return now - before
-    if before == 0:
+    if before == 0:  # a bounce rate too, of no visits
         return 0 if now == 0 else None
     return 100 * (now - before) / before
 

@@ -3,12 +3,14 @@ import contextlib
 import gzip
 import json
 import re
+import shutil
 import threading
 import time
 import types
 import urllib.parse
 import urllib.request
 from datetime import date, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
 import waitress
@@ -71,7 +73,8 @@ def say_whole(value):
 
 def say_percent(value):
     """Half goes away from zero, and there is one decimal under ten percent."""
-    return f"{int(value + 0.5)}%" if value >= 9.95 or not value else f"{int(value * 10 + 0.5) / 10:.1f}%"
+    digits = "1" if value >= 9.95 or not value else "0.1"
+    return f"{Decimal(str(value)).quantize(Decimal(digits), ROUND_HALF_UP)}%"
 
 
 def say_duration(value):
@@ -171,10 +174,18 @@ def dashboard(demo, new_page):
     return dashboard
 
 
+@pytest.fixture(scope="module")
+def unvisited(tmp_path_factory):
+    """A database whose account is "owner" and whose site, example.com, nobody has visited."""
+    db = tmp_path_factory.mktemp("unvisited") / "test.db"
+    set_up(db, "example.com")
+    return db
+
+
 @pytest.fixture
-def fresh(start_server, tmp_path):
-    """A server whose account is "owner" and whose site, example.com, nobody has visited."""
-    set_up(tmp_path / "test.db", "example.com")
+def fresh(start_server, tmp_path, unvisited):
+    """A server on a copy of it."""
+    shutil.copy(unvisited, tmp_path / "test.db")
     return start_server()
 
 
@@ -334,8 +345,7 @@ def test_the_numbers_on_screen_are_the_api_s(demo, dashboard, period):
                                      for key, label, result in zip(keys, labels, found)]
 
 
-@pytest.mark.parametrize("tab, dimension", [("Exit pages", "visit:exit_page"), ("Channels", "visit:channel"), ("Referrers", "visit:referrer"),
-                                            ("Languages", "visit:language"), ("Systems", "visit:os")])
+@pytest.mark.parametrize("tab, dimension", [("Exit pages", "visit:exit_page"), ("Channels", "visit:channel"), ("Systems", "visit:os")])
 def test_a_tab_shows_its_dimension_and_the_address_keeps_it(demo, dashboard, tab, dimension):
     page = dashboard("?period=91d")
     page.get_by_role("tab", name=tab).click()
@@ -428,14 +438,16 @@ def test_a_custom_range_is_chosen_by_its_days_and_moved_by_its_length(dashboard)
     settle(page)
 
 
-@pytest.mark.parametrize("search", ["?period=never&metric=love&compare=x&interval=eon", "?f=nonsense&f=[broken&f=is,,", "?from=2026-02-30&to=2026-02-31",
-                                    "?site=unknown.example&tab=none", "?from=2026-03-02&to=2026-03-01"])
-def test_what_makes_no_sense_in_the_address_is_as_if_it_were_not_there(dashboard, search):
-    page = dashboard(search)
-    expect(pick(page, "Period")).to_have_value("28d")
-    expect(pick(page, "Site")).to_have_value(DOMAIN)
-    expect(page.locator("#chips li")).to_have_count(0)
-    expect(page.locator("#trouble")).to_be_hidden()
+def test_what_makes_no_sense_in_the_address_is_as_if_it_were_not_there(demo, dashboard):
+    page = dashboard()
+    for search in ("?period=never&metric=love&compare=x&interval=eon", "?f=nonsense&f=[broken&f=is,,", "?from=2026-02-30&to=2026-02-31",
+                   "?site=unknown.example&tab=none", "?from=2026-03-02&to=2026-03-01"):
+        page.goto(f"{demo.url}/{search}")
+        settle(page)
+        expect(pick(page, "Period")).to_have_value("28d")
+        expect(pick(page, "Site")).to_have_value(DOMAIN)
+        expect(page.locator("#chips li")).to_have_count(0)
+        expect(page.locator("#trouble")).to_be_hidden()
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
@@ -583,23 +595,27 @@ HOSTILE = {
 }
 
 
-@pytest.fixture
-def attacked(fresh):
+@pytest.fixture(scope="module")
+def attacked(unvisited, tmp_path_factory):
     """A server whose visitors sent every kind of hostile text."""
+    db = tmp_path_factory.mktemp("attacked") / "test.db"
+    shutil.copy(unvisited, db)
+    server = types.SimpleNamespace(url=(process := Server(db)).url, api=Api(process.url, token_of(db), "example.com"))
     for number, path in enumerate(HOSTILE.values()):
         tags = urllib.parse.urlencode({"utm_campaign": f"{MARKUP}{number}", "utm_source": f"<b>{number}</b>"})
-        hit(fresh.url, f"https://example.com{urllib.parse.quote(path)}?{tags}", ip=f"192.0.2.{number}", r=f"https://evil.test/{MARKUP}")
-    return fresh
+        hit(server.url, f"https://example.com{urllib.parse.quote(path)}?{tags}", ip=f"192.0.2.{number}", r=f"https://evil.test/{MARKUP}")
+    yield server
+    process.kill()
 
 
-def test_hostile_text_is_shown_as_text(attacked, new_page, tmp_path):
-    page, api = new_page(attacked.url), Api(attacked.url, token_of(tmp_path / "test.db"), "example.com")
+def test_hostile_text_is_shown_as_text(attacked, new_page):
+    page = new_page(attacked.url)
     enter(page, attacked, "?period=day&tab=referrer")
     settle(page)
     page.locator("#pages").get_by_role("button", name=f"Show all {len(HOSTILE)}").click()
     settle(page)
-    stored = {each["dimensions"][0] for each in api.query("visitors", date_range="day", dimensions=["event:page"])["results"]}
-    assert stored == {label for _, label, *_ in rows(page, "pages")} >= set(HOSTILE.values()) - {HOSTILE["2,000 characters"]}
+    stored = {each["dimensions"][0] for each in attacked.api.query("visitors", date_range="day", dimensions=["event:page"])["results"]}
+    assert stored == {label for _, label, *_ in rows(page, "pages")} == set(HOSTILE.values())
     for tab in ("Entry pages", "Exit pages", "Sources", "Referrers", "Campaigns"):
         page.get_by_role("tab", name=tab).click()
         settle(page)
@@ -610,21 +626,22 @@ def test_hostile_text_is_shown_as_text(attacked, new_page, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_text_can_be_filtered_by_and_survives_the_address(attacked, new_page, kind):
+def test_hostile_text_can_be_filtered_by_and_survives_the_address(attacked, new_page):
     page = new_page(attacked.url)
     enter(page, attacked, "?period=day")
     settle(page)
-    page.locator("#pages .more button").click()
-    settle(page)
-    keys = [key for key, *_ in rows(page, "pages")]
-    key = next(each for each in keys if each == HOSTILE[kind] or (kind == "2,000 characters" and each.startswith("/xxx")))
-    page.locator("#pages .rows li").nth(keys.index(key)).get_by_role("button").click()
-    page.reload()
-    assert headlines(page)["visitors"] == "1"
-    assert rows(page, "pages") == [[key, key, "1", "100%"]]
-    assert page.locator("#chips .chip > span").first.text_content() == f"Page is {key}"
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    for key in HOSTILE.values():
+        page.locator("#pages .more button").click()
+        settle(page)
+        keys = [key for key, *_ in rows(page, "pages")]
+        page.locator("#pages .rows li").nth(keys.index(key)).get_by_role("button").click()
+        page.reload()
+        assert headlines(page)["visitors"] == "1"
+        assert rows(page, "pages") == [[key, key, "1", "100%"]]
+        assert page.locator("#chips .chip > span").first.text_content() == f"Page is {key}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        page.locator("#chips .chip").click()
+        settle(page)
 
 
 def test_a_link_that_somebody_else_made_executes_nothing(dashboard):
@@ -685,9 +702,9 @@ def test_the_theme_is_the_system_s_until_one_is_chosen_and_the_choice_stays(dash
 
 FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex]")]
     .filter(each => each.tabIndex >= 0 && each.checkVisibility({visibilityProperty: true})).length"""
-FOCUSED = """() => { const {outlineStyle, outlineWidth, outlineColor} = getComputedStyle(document.activeElement), box = document.activeElement.getBoundingClientRect();
-    globalThis.seen ??= new Set(); seen.add(document.activeElement);
-    return [seen.size, document.activeElement.outerHTML.slice(0, 80), outlineStyle === "solid" && parseFloat(outlineWidth) >= 2, box.bottom > 0 && box.top < innerHeight]; }"""
+FOCUSED = """() => { const at = document.activeElement, {outlineStyle, outlineWidth} = getComputedStyle(at), box = at.getBoundingClientRect();
+    return at === document.body ? null : [[...document.querySelectorAll("*")].indexOf(at), at.outerHTML.slice(0, 80),
+        outlineStyle === "solid" && parseFloat(outlineWidth) >= 2, box.bottom > 0 && box.top < innerHeight]; }"""
 
 
 @pytest.mark.parametrize("view", ["report", "sign-in"])
@@ -695,21 +712,20 @@ def test_the_tab_key_reaches_everything_and_the_focus_can_be_seen(demo, dashboar
     if view == "report":
         page = dashboard("?f=is,visit:device,Mobile")
         page.get_by_text("The same as a table").click()
-        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-        page.locator(".skip").evaluate("link => { link.focus(); link.blur(); }")
     else:
         page = new_page(demo.url)
         page.goto(f"{demo.url}/")
         field(page, "Username").wait_for()
-        page.locator(".skip").evaluate("link => { link.focus(); link.blur(); }")
-    wanted, reached = page.evaluate(FOCUSABLE), 0
+    wanted, reached = page.evaluate(FOCUSABLE), set()
     assert wanted > 4
-    for _ in range(wanted):
+    for _ in range(wanted + 1):   # once round; between the last and the first nothing in the page has the focus
         page.keyboard.press("Tab")
-        reached, what, ringed, inside = page.evaluate(FOCUSED)
-        assert ringed, f"no ring around {what}"
-        assert inside, f"out of sight: {what}"
-    assert reached == wanted
+        if found := page.evaluate(FOCUSED):
+            number, what, ringed, inside = found
+            assert ringed, f"no ring around {what}"
+            assert inside, f"out of sight: {what}"
+            reached.add(number)
+    assert len(reached) == wanted
 
 
 def test_the_arrow_keys_move_between_tabs_and_enter_filters(dashboard):

@@ -1215,7 +1215,9 @@ def test_days_summed_up_one_by_one_do_not_count_a_visitor_or_visit_twice(new_wor
 # Random traffic
 # ---------------------------------------------------------------------------------------------------------------------
 
-EXAMPLES = int(os.environ.get("REPORT_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("REPORT_EXAMPLES", "150"))
+#: A story that fails is told in full. Making it as short as can be takes minutes, so that is done on request.
+PHASES = [Phase.generate, Phase.shrink] if os.environ.get("REPORT_SHRINK") else [Phase.generate]
 
 #: Days on which clocks change, and some on which they do not.
 CALENDAR = [
@@ -1467,7 +1469,7 @@ def play(world, step):
 
 
 @settings(max_examples=EXAMPLES, deadline=None, database=None, print_blob=True, report_multiple_bugs=False,
-          phases=[Phase.generate, Phase.shrink],
+          phases=PHASES,
           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(story=stories())
 def test_every_report_equals_a_naive_recount(story):
@@ -1596,7 +1598,7 @@ def spoiled_questions(draw):
     return {"site_id": "example.com"} | body
 
 
-@settings(max_examples=2 * EXAMPLES, deadline=None, database=None,
+@settings(max_examples=4 * EXAMPLES, deadline=None, database=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=spoiled_questions() | ANY_JSON | st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, ANY_JSON)))
 def test_no_question_breaks_the_server(small_world, body):
