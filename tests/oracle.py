@@ -581,6 +581,7 @@ def add_comparison(results, body, period, events, before, now):
     """Put the earlier numbers beside each row: the n-th bucket beside the n-th, any other row beside its namesake."""
     dimensions = body.get("dimensions") or []
     earlier = count(events, body, before, now)
+    anything = count(events, body | {"metrics": ["events"]}, before, now)
     unit = time_unit(dimensions[0]) if dimensions else None
     now_names, then_names = (labels(period, unit), labels(before, unit)) if unit else ([], [])
     nothing = [number(metric, [], False, 0) for metric in body["metrics"]]
@@ -595,5 +596,5 @@ def add_comparison(results, body, period, events, before, now):
         metrics = earlier.get(key, nothing)
         result["comparison"] = {
             "dimensions": list(key), "metrics": metrics,
-            "change": [change(metric, this, that, key in earlier)
+            "change": [change(metric, this, that, anything.get(key, [0]) != [0])
                        for metric, this, that in zip(body["metrics"], result["metrics"], metrics)]}
