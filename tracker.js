@@ -23,7 +23,7 @@
   let {
     src,
     dataset: {
-      localhost = /^(.*localhost|127.*|\[::1])?$/.test(location.hostname), // of a file the host is empty
+      localhost = /^(.*localhost|127.+\d|\[::1])?$/.test(location.hostname), // of a file the host is empty
       site = location.hostname,
       api = src.replace(/(js\/s)?[^/]*$/, "api/event"), // beside tracker.js, or above js/script.js
       spa,
@@ -50,7 +50,7 @@
       sd: depth,
       r: document.referrer,
       w: innerWidth,
-      h: { hash: 1 }[spa],
+      h: spa && 1,
     }));
 
   /** Tell how long and how far the page was read since this was last told. */
@@ -81,7 +81,7 @@
     if (!document.hidden && document.hasFocus()) {
       engaged += Math.min(999, elapsed);
       depth = Math.max(depth, Math.min(100, 100 * (scrollY + innerHeight) / document.documentElement.scrollHeight | 0));
-      if (engaged > heartbeat * 1000) report();
+      if (engaged > heartbeat * 1000 && +heartbeat) report();
     }
   };
 
@@ -96,7 +96,7 @@
       track(marked.dataset.mnEvent, { props });
     }
     let name = button < 2 && link?.host && ( // the left button and the middle one; mailto: has no host
-      /\.(csv|exe|[dpx]\w[cst]x?|pdf|rar|w\w[av]|m\w[34v]|mpe?g|dmg|g?z(ip)?|pkg|7z)$/i.test(link.pathname) ? "File Download"
+      /\.(csv|exe|[dpx]\w[cst]x?|pdf|rar|w\w[av]|m\w[34v]|dmg|g?z(ip)?|pkg|7z)$/i.test(link.pathname) ? "File Download"
         : link.host != location.host && "Outbound Link: Click");
     if (name) track(name, { props: { url: link.origin + link.pathname } });
   };
@@ -105,10 +105,10 @@
 
   // Not a robot, not at work on the site, not whoever asked to be left out, and not a second tag for the same site.
   try {
-    silent = calls[site] || localhost === true || navigator.webdriver || localStorage.mn_ignore;
+    silent = calls[api + site] || localhost === true || navigator.webdriver || localStorage.mn_ignore;
   } catch {} // a page may be forbidden its storage
 
-  calls[site] = calls.track = (...call) => view(calls.push(call));
+  calls[api + site] = calls.track = (...call) => view(calls.push(call));
   let listeners = { submit: click, auxclick: click, click, visibilitychange: report, pagehide: report, pageshow: view };
   for (let type in listeners) addEventListener(type, listeners[type], true); // before a handler of the page can stop it
   window.navigation?.addEventListener("currententrychange", view);

@@ -300,6 +300,13 @@ def test_a_heartbeat_tells_while_the_page_stays_open(site, open_page):
     site.wait(3, "engagement")
 
 
+def test_a_heartbeat_of_nothing_is_none(site, open_page):
+    site.add("/", attributes="data-site=example.com data-heartbeat=0")
+    page = open_page(site.url())
+    page.wait_for_timeout(500)
+    assert site.names() == ["pageview"]
+
+
 # ---- clicks ----------------------------------------------------------------------------------------------------------
 
 LINKS = """<a id=out href='https://other.test/page?secret=1#x' target=_blank><b id=inner>out</b></a> <a id=own href='/own'>own</a>
@@ -388,7 +395,7 @@ def test_events_carry_properties_revenue_and_whether_they_count(site, open_page)
 
 @pytest.mark.parametrize("host, attributes, init, counts", [
     ("localhost", "", "", False), ("127.0.0.1", "", "", False), ("app.localhost", "", "", False), ("localhost", "data-localhost", "", True),
-    ("example.com", "", "", True), ("localhost.com", "", "", True),
+    ("example.com", "", "", True), ("localhost.com", "", "", True), ("127.example.com", "", "", True),
     ("example.com", "", "Object.defineProperty(navigator, 'webdriver', {value: true})", False),
     ("example.com", "", "localStorage.mn_ignore = 1", False),
 ], ids=str)
@@ -410,6 +417,13 @@ def test_two_tags_for_one_site_count_once_and_for_two_sites_each(site, open_page
     page.wait_for_timeout(250)
     assert sorted((event["n"], event["d"]) for event in site.events if event["n"] != "engagement") == [
         ("both", "example.com"), ("both", "second.test"), ("pageview", "example.com"), ("pageview", "second.test")]
+
+
+def test_two_servers_can_count_one_site(site, open_page):
+    site.add("/", "<script defer src='/second/tracker.js' data-site=example.com></script>")
+    open_page(site.url())
+    site.wait(2)
+    assert sorted(path for path, *_ in site.requests) == ["/api/event", "/second/api/event"]
 
 
 def test_nothing_is_left_in_the_browser(site, open_page):
