@@ -732,7 +732,10 @@ def _open_geoip(path: str) -> geoip2.database.Reader:
         located = asset(path)
     advice = "give another with --geoip FILE, or --geoip '' to store no countries"
     try:
-        return geoip2.database.Reader(located)
+        reader = geoip2.database.Reader(located)
+        if not re.search("Country|City", reader.metadata().database_type):
+            raise MiniNumbersError(f"GeoIP file {path} is of another kind ({reader.metadata().database_type}): {advice}")
+        return reader
     except FileNotFoundError:
         raise MiniNumbersError(f"GeoIP file {path} does not exist: {advice}") from None
     except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
@@ -943,8 +946,13 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
     connection.execute("pragma temp_store = memory")  # what a statement may have to undo is kept, salts too: not in a file
     if version < newest:
         _migrate(connection, versions)
-    connection.execute("begin immediate")  # says now, and not at the first hit, that the file cannot be written
-    connection.execute("rollback")
+    _write_nothing(connection)  # says now, and not at the first hit, that the file cannot be written
+
+
+def _write_nothing(connection: sqlite3.Connection) -> None:
+    """Write the schema's version as it is: raises sqlite3.Error where nothing can be written, which `begin` alone does not tell."""
+    version, = connection.execute("pragma user_version").fetchone()
+    connection.execute(f"pragma user_version = {version:d}")
 
 
 def _migrate(connection: sqlite3.Connection, versions: list[tuple[int, str]]) -> None:
@@ -1067,8 +1075,8 @@ class Store:
         return self.transact(step)
 
     def probe(self) -> None:
-        """Raise Busy unless something can be written: the schema's version, as it is."""
-        self.transact(lambda connection: connection.execute(f"pragma user_version = {self.schema_version:d}"))
+        """Raise Busy unless something can be written."""
+        self.transact(_write_nothing)
 
     def truncate_log(self) -> bool:
         """Move the write-ahead log into the database and empty it; return whether that succeeded, which a long read can prevent."""
@@ -1425,8 +1433,8 @@ def close_session(db: sqlite3.Connection, secret: str) -> None:
 
 def create_token(db: sqlite3.Connection, now: int, name: str, site_id: int | None, read_only: bool) -> str:
     """Return a new token, to be shown once; only its hash is kept."""
-    if not name.strip() or len(name) > 100:
-        raise InvalidInput.of("name", "must have 1 to 100 characters")
+    if not name.strip() or not name.isprintable() or len(name) > 100:
+        raise InvalidInput.of("name", "must have 1 to 100 visible characters")
     secret = secrets.token_urlsafe(32)
     db.execute("insert into tokens (name, token_hash, site_id, read_only, created_at) values (?, ?, ?, ?, ?)",
                (name, secret_hash(secret), site_id, int(read_only), now))
@@ -4077,6 +4085,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MiniNumbersError as error:
         cause = error.__cause__ if isinstance(error, Busy) else None
         print(f"mininumbers: {_explain(_settings(given).db, cause) if isinstance(cause, sqlite3.Error) else error}", file=sys.stderr)
+    except sqlite3.Error as error:
+        print(f"mininumbers: {_explain(_settings(given).db, error)}", file=sys.stderr)
+    except UnicodeError:
+        print("mininumbers: what was given is not text in UTF-8", file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError):
         print("mininumbers: stopped", file=sys.stderr)
     return 2
@@ -4108,7 +4120,8 @@ def command_serve(given: argparse.Namespace) -> None:
     with contextlib.closing(create_app(settings)) as app:
         server = _create_server(app, settings)
         port = server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port
-        where = f"http://{'localhost' if settings.host in ('*', '0.0.0.0', '::') else settings.host}:{port}/"
+        host = "localhost" if settings.host in ("*", "0.0.0.0", "::") else settings.host
+        where = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
         if app.setup_code:
             print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.setup_code}", flush=True)

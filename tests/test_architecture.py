@@ -195,7 +195,7 @@ COMPOSERS = {
     "Where._texts": "the compiler: operators of a table, values bound",
     "Report._sql": "registry text around a compiled filter",
     "_INVARIANTS": "tables and columns of the schema",
-    "Store.probe": "a pragma takes no parameter; the schema's version",
+    "_write_nothing": "a pragma takes no parameter; the schema's version",
     "_site_ids_without_site": "tables named in the source",
     "_delete_in_steps": "tables, keys and conditions written out in _purge_site",
     "_purge_texts": "tables and columns of the schema",
