@@ -3960,8 +3960,8 @@ class App:
 
     @functools.cached_property
     def _nobody(self) -> str:
-        """The hash that an unknown name is held against, so that it takes as long as a known one."""
-        return hash_password(secrets.token_hex())
+        """What an unknown name is held against, so that it takes as long as a known one; no password has this hash."""
+        return "$".join(["scrypt", *map(str, SCRYPT.values()), secrets.token_hex(16), secrets.token_hex(64)])
 
     def add_site(self, domain: str, **values: Any) -> None:
         """Add a site. Raises InvalidInput."""
@@ -4120,7 +4120,7 @@ def command_serve(given: argparse.Namespace) -> None:
     with contextlib.closing(create_app(settings)) as app:
         server = _create_server(app, settings)
         port = server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port
-        host = "localhost" if settings.host in ("*", "0.0.0.0", "::") else settings.host
+        host = {"*": "localhost", "0.0.0.0": "localhost", "::": "::1"}.get(settings.host, settings.host)
         where = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
         if app.setup_code:
