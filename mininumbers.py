@@ -1383,16 +1383,16 @@ def has_users(db: sqlite3.Connection) -> bool:
 
 
 def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str) -> None:
-    """Add an account. Raises InvalidInput when the name is taken or unfit."""
-    if not 1 <= len(username) <= 64 or not username.isprintable() or username != username.strip():
-        raise InvalidInput.of("username", "must have 1 to 64 visible characters")
+    """Add an account. Raises InvalidInput when the name is taken."""
     if db.execute("select 1 from users where username = ?", (username,)).fetchone():
         raise InvalidInput.of("username", f"{username!r} exists already")
     db.execute("insert into users (username, password_hash, created_at) values (?, ?, ?)", (username, password_hash, now))
 
 
-def check_password(password: str) -> None:
-    """Raise InvalidInput when a new password is too weak to keep anybody out."""
+def check_user(username: str, password: str) -> None:
+    """Raise InvalidInput when a new account's name is unfit, or its password too weak to keep anybody out."""
+    if not 1 <= len(username) <= 64 or not username.isprintable() or username != username.strip():
+        raise InvalidInput.of("username", "must have 1 to 64 visible characters")
     if not MINIMUM_PASSWORD <= len(password) <= 1024 or any("\ud800" <= character <= "\udfff" for character in password):
         raise InvalidInput.of("password", f"must have {MINIMUM_PASSWORD} to 1024 characters")
 
@@ -3935,7 +3935,7 @@ class App:
 
         `only_first` refuses where there is an account already.
         """
-        check_password(password)
+        check_user(username, password)
         password_hash = hash_password(password)
 
         def create(db: sqlite3.Connection) -> None:
@@ -4171,6 +4171,8 @@ def command_setup(given: argparse.Namespace) -> None:
     """Create an account and perhaps a site."""
     username = given.username or _ask("User name: ")
     password = sys.stdin.readline().rstrip("\r\n") if given.password_stdin else _ask("Password: ", getpass.getpass)
+    check_user(username, password)  # before the database is made: what is refused leaves none behind
+    check_site_values({"timezone": given.timezone, **({"domain": given.site} if given.site else {})})
     with _open_app(given, may_create=True) as app:
         app.setup(username, password, given.site, given.timezone)
     print(f"Created the account {username}" + (f" and the site {host_of(given.site)}" if given.site else "") + ".")
@@ -4189,6 +4191,7 @@ def _given_site_values(given: argparse.Namespace) -> dict[str, str]:
 
 def command_site_add(given: argparse.Namespace) -> None:
     """Add a site."""
+    check_site_values({"domain": given.domain, **_given_site_values(given)})
     with _open_app(given, may_create=True) as app:
         app.add_site(given.domain, **_given_site_values(given))
 
@@ -4210,7 +4213,8 @@ def command_site_list(given: argparse.Namespace) -> None:
     with _open_app(given) as app:
         for site in list_sites(app.store.reader(), app.settings):
             print(f"{site.domain}\t{site.timezone}\t{site.mode}\trotation {site.rotation_hours} h\t"
-                  f"retention {site.retention_days or 'for ever'}{' days' if site.retention_days else ''}\tgpc {site.gpc}")
+                  f"retention {site.retention_days or 'for ever'}{' days' if site.retention_days else ''}\tgpc {site.gpc}"
+                  + (f"\talso {', '.join(site.hostnames)}" if site.hostnames else ""))
 
 
 def command_token_create(given: argparse.Namespace) -> None:

@@ -109,8 +109,8 @@ class Server:
     def stop(self):
         """End it as a service manager does; return (exit status, all it printed)."""
         self.process.send_signal(signal.SIGTERM)
-        rest, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, self.output + rest
+        rest = self.process.stdout.read()  # of the same buffer that readline() filled, or what it holds would be missed
+        return self.process.wait(30), self.output + rest
 
 
 @pytest.fixture
@@ -137,7 +137,8 @@ def run_command(*arguments, stdin="", env=()):
 def browser():
     """Chromium, made to look like a person's: the tracker and the server refuse programs."""
     from playwright.sync_api import sync_playwright
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    executable = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))
+                       and subprocess.run([found, "--version"], capture_output=True).returncode == 0), None)  # Ubuntu has a stub of that name
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=[
             "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -200,6 +200,12 @@ def test_a_password_that_is_no_text_is_refused_in_one_line(db, errors):
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
 
 
+@pytest.mark.parametrize("arguments", [["setup", "--username", "me", "--password-stdin", "--site", "no domain"], ["site", "add", "no domain"]])
+def test_what_is_refused_leaves_no_database_behind(tmp_path, arguments):
+    fails(*arguments, "--db", tmp_path / "new.db", says="domain", stdin=PASSWORD)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- site ------------------------------------------------------------------------------------------------------------
 
 def test_a_site_takes_every_setting_and_default_gives_it_back_to_the_instance(db):
