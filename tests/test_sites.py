@@ -260,7 +260,7 @@ def test_the_command_line_adds_changes_lists_and_removes_sites(command):
                    "--mode", "strict", "--retention-days", "30", "--gpc", "drop") == (0, "", "")
     assert command("list") == (0, "example.com\tAsia/Tokyo\tstrict\trotation 6 h\tretention 30 days\tgpc drop\talso a.example, *.b.example\n", "")
     assert command("set", "example.com", "--mode", "default", "--retention-days", "default") == (0, "", "")
-    assert command("list") == (0, "example.com\tAsia/Tokyo\tstandard\trotation 6 h\tretention for ever\tgpc drop\n", "")
+    assert command("list") == (0, "example.com\tAsia/Tokyo\tstandard\trotation 6 h\tretention for ever\tgpc drop\talso a.example, *.b.example\n", "")
     assert command("remove", "www.example.com") == (0, "", "")
     assert command("list") == (0, "", "")
 
