@@ -1944,8 +1944,8 @@ class Batch:
             on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_id = excluded.exit_id,
             pageviews = excluded.pageviews, interactive = excluded.interactive, duration = excluded.duration, live = excluded.live""")
         text = self.texts.id_of
-        _insert(self.db, "hits", ("site_id", "id", "visit_id", "name", "page", "hostname"), (
-            (visit.site_id, hit_id, visit.id, text(hit.event.name), text(hit.event.page), text(hit.event.hostname))
+        _insert(self.db, "hits", ("site_id", "id", "since", "name", "page", "hostname"), (
+            (visit.site_id, hit_id, hit_id - visit.id, text(hit.event.name), text(hit.event.page), text(hit.event.hostname))
             for hit_id, visit, hit in self.rows))
         _insert(self.db, "props", ("site_id", "hit_id", "key", "value"), {  # two names folded into (other) are one
             (visit.site_id, hit_id, text(key)): (visit.site_id, hit_id, text(key), text(value))
@@ -3192,7 +3192,7 @@ class Demo:
             visit.id = visit.id or hit_id
             visit.add(hit_id, PAGEVIEW, page, True)
             visit.touch(left if engaged else second)
-            hits.append((site_id, hit_id, visit.id, PAGEVIEW, page, hostname, engaged, scroll))
+            hits.append((site_id, hit_id, hit_id - visit.id, PAGEVIEW, page, hostname, engaged, scroll))
             if plan.event and plan.event.place == place:
                 self._record_event(visit, plan.event, page, min(self._now - 1, second + int(self._random.random() * seconds)))
             second = left
@@ -3207,7 +3207,7 @@ class Demo:
         name = texts[event.action.name]
         visit.add(hit_id, name, page, event.action.interactive)
         visit.touch(second)
-        self._rows["hits"].append((visit.site_id, hit_id, visit.id, name, page, texts[self._site.domain], 0, None))
+        self._rows["hits"].append((visit.site_id, hit_id, hit_id - visit.id, name, page, texts[self._site.domain], 0, None))
         self._rows["props"].append((visit.site_id, hit_id, texts[event.action.key], texts[event.value]))
         if event.revenue:
             self._rows["revenue"].append((visit.site_id, hit_id, *event.revenue))
@@ -3240,7 +3240,7 @@ def _insert_demo(db: sqlite3.Connection, visits: list[tuple], hits: list[tuple],
         insert into visits (site_id, id, visitor, client_id, origin_id, entry_page, exit_page, exit_id, pageviews, interactive, duration,
             live) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""", visits)
     db.executemany("""
-        insert into hits (site_id, id, visit_id, name, page, hostname, engaged, scroll) values (?, ?, ?, ?, ?, ?, ?, ?)""", hits)
+        insert into hits (site_id, id, since, name, page, hostname, engaged, scroll) values (?, ?, ?, ?, ?, ?, ?, ?)""", hits)
     db.executemany("insert into props (site_id, hit_id, key, value) values (?, ?, ?, ?)", props)
     db.executemany("insert into revenue (site_id, hit_id, amount, currency) values (?, ?, ?, ?)", revenue)
 

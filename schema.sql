@@ -125,7 +125,8 @@ create unique index visits_live on visits (site_id, visitor) where live = 1;
 create table hits (
   site_id   integer not null,
   id        integer not null,
-  visit_id  integer not null,
+  since     integer not null,                         -- id minus that of the visit: 0 at its first hit, and small ever after
+  visit_id  integer not null as (id - since),
   name      integer not null,                         -- 1 is pageview; any other text is a custom event
   page      integer not null,
   hostname  integer not null,

@@ -338,7 +338,7 @@ def test_check_finds_a_damaged_file(db, table):
 
 
 @pytest.mark.parametrize("sql, says", [
-    ("insert into hits (site_id, id, visit_id, name, page, hostname) values (1, 1, 1, 1, 0, 0)", "belong to no visit"),
+    ("insert into hits (site_id, id, since, name, page, hostname) values (1, 1, 0, 1, 0, 0)", "belong to no visit"),
     ("insert into props (site_id, hit_id, key, value) values (1, 1, 0, 0)", "belong to no hit"),
     ("insert into visits values (1, 1, 1, 77, 88, 0, 0, 0, 0, 0, 0, 0)", "client"),
     ("insert into sessions values (x'00', 99, 0, 0)", "sessions"),

@@ -766,8 +766,8 @@ def test_hits_of_one_second_keep_the_order_in_which_they_came(app, site, clock):
 def test_a_second_that_is_full_goes_on_in_the_next(app, site, clock):
     site.send("/first")
     with contextlib.closing(sqlite3.connect(app.settings.db)) as db, db:
-        db.execute("""insert into hits (site_id, id, visit_id, name, page, hostname)
-                      select site_id, (id | 65535) - 1, visit_id, name, page, hostname from hits""")
+        db.execute("""insert into hits (site_id, id, since, name, page, hostname)
+                      select site_id, (id | 65535) - 1, (id | 65535) - 1 - visit_id, name, page, hostname from hits""")
     for number in range(3):
         site.send(f"/{number}")
     clock.advance(1)

@@ -423,7 +423,7 @@ def test_purge_works_in_short_transactions(app, clock, changes_per_transaction):
         db.execute(f"{numbers} insert into clients select i, 100 + i, 0, 0, 0, 0, 0, 0, 0, 0, 0 from n")
         db.execute(f"{numbers} insert into origins select i, 100 + i, 0, 0, 0, 0, 0, 0, 0, 0 from n")
         db.execute(f"{numbers} insert into visits select 2, ? + i, i, i, i, 100 + i, 0, 0, 1, 0, 0, 0 from n", (start,))
-        db.execute(f"{numbers} insert into hits select 2, ? + i, ? + i, 1, 100 + i, 0, 0, null from n", (start, start))
+        db.execute(f"{numbers} insert into hits select 2, ? + i, 0, 1, 100 + i, 0, 0, null from n", (start,))
         for key in range(3):
             db.execute(f"{numbers} insert into props select 2, ? + i, ?, 100 + i from n", (start, key))
         db.execute(f"{numbers} insert into revenue select 2, ? + i, 1, 'EUR' from n", (start,))
@@ -462,7 +462,7 @@ def fill_pages(app, clock, number=3000):
     def fill(db):
         numbers = f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {number})"
         db.execute(f"{numbers} insert into texts (id, text) select 100 + i, hex(randomblob(100)) from n")
-        db.execute(f"{numbers} insert into hits select 2, ? + i, ? + i, 1, 100 + i, 0, 0, null from n", (clock.now << 16, clock.now << 16))
+        db.execute(f"{numbers} insert into hits select 2, ? + i, 0, 1, 100 + i, 0, 0, null from n", (clock.now << 16,))
     app.store.transact(fill)
     clock.advance(3 * DAY)
     app.store.truncate_log()

@@ -875,7 +875,7 @@ def test_check_finds_nothing_wrong_with_a_healthy_database(app, site, clock):
 
 @pytest.mark.parametrize("damage", [
     "delete from visits", "update visits set pageviews = 0", "insert into props values (1, 99, 1, 1)", "update hits set page = 999",
-    "update hits set visit_id = 1", "update visits set client_id = 999", "update visits set origin_id = 999",
+    "update hits set since = 1", "update visits set client_id = 999", "update visits set origin_id = 999",
     "insert into revenue values (1, 99, 1, 'EUR')", "update visits set entry_page = 999", "update props set value = 999",
     "update clients set browser = 999", "update origins set source = 999",
 ])
@@ -888,7 +888,7 @@ def test_check_names_what_is_wrong(app, site, damage):
 def test_the_command_line_tells_of_a_damaged_database_in_one_line(tmp_path):
     db = make_database(tmp_path / "test.db")
     with contextlib.closing(sqlite3.connect(db)) as other, other:
-        other.execute("insert into hits (site_id, id, visit_id, name, page, hostname) values (1, 1, 1, 1, 1, 1)")
+        other.execute("insert into hits (site_id, id, since, name, page, hostname) values (1, 1, 0, 1, 1, 1)")
     ended = run_command("check", "--db", db)
     assert ended.returncode == 2
     assert ended.stderr == "mininumbers: 1 hits belong to no visit: restore the database from a backup\n"
