@@ -14,6 +14,7 @@ The sections, ground floor first; each uses only what stands above it:
     sites, users, tokens
     ingest             from a request body to a committed visit
     periods and filters  local time, and the one WHERE compiler
+    sealed days        totals and columns of days that cannot change any more
     reports            metrics, dimensions, queries
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
@@ -52,10 +53,13 @@ import sqlite3
 import sys
 import threading
 import time
+import types
 import unicodedata
 import weakref
+import zlib
 import zoneinfo
-from collections import Counter
+from array import array
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -786,6 +790,8 @@ class Salts:
             return row[0]
         salt = self._random_bytes(32)
         db.execute("insert into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, salt, ends_at))
+        if site.rotation_hours > 24:
+            note_long_epoch(db, site.id, second, ends_at)
         return salt
 
     def previous(self, db: sqlite3.Connection, site: Site, second: int) -> list[bytes]:
@@ -800,6 +806,11 @@ class Salts:
         hashes = [visitor_hash(salt, address, user_agent) for salt in (current, *previous)]
         carried = [self.carried[key] for each in hashes if (key := (site.id, each)) in self.carried]
         return [*hashes, *carried]
+
+
+def note_long_epoch(db: sqlite3.Connection, site_id: int, starts_at: int, ends_at: int) -> None:
+    """Note that a visitor of the site may come on several days between two seconds."""
+    db.execute("insert or ignore into long_epochs (site_id, starts_at, ends_at) values (?, ?, ?)", (site_id, starts_at, ends_at))
 
 
 def end_epochs(db: sqlite3.Connection, site_id: int, second: int) -> None:
@@ -970,6 +981,11 @@ def _migrate(connection: sqlite3.Connection, versions: list[tuple[int, str]]) ->
         raise
 
 
+def too_long(seconds: float) -> str:
+    """Return what is said of a report that was given up."""
+    return f"This report takes longer than {seconds:g} seconds. Ask for a shorter period or fewer dimensions."
+
+
 @dataclass
 class _Job:
     work: Work
@@ -1002,6 +1018,7 @@ class Store:
         self._lock = threading.Lock()
         self._closed = False
         self._seen_version = 0
+        self._watch: sqlite3.Connection | None = None  # versions of different connections cannot be compared
         self.forgetters: list[Callable[[], None]] = []  # called when what is remembered of the database may no longer hold
 
     def reader(self) -> sqlite3.Connection:
@@ -1023,12 +1040,19 @@ class Store:
             yield connection
         except sqlite3.OperationalError as error:
             if "interrupted" in str(error):
-                raise Busy(f"This report takes longer than {seconds:g} seconds. Ask for a shorter period or fewer dimensions.") from error
+                raise Busy(too_long(seconds)) from error
             raise
         finally:
             connection.set_progress_handler(None, 0)
             if connection.in_transaction:
                 connection.execute("rollback")
+
+    def version(self) -> int:
+        """Return a number that is another one after every change of the database, by whichever process."""
+        with self._lock:
+            if self._watch is None:
+                self._watch = connect(self.path, read_only=True)
+            return self._watch.execute("pragma data_version").fetchone()[0]
 
     def submit(self, work: Work, item: Any) -> Future:
         """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
@@ -1095,7 +1119,7 @@ class Store:
             self._thread.join()
         with self._lock:
             readers = list(self._all_readers)
-        for connection in (*(reader.connection for reader in readers), self._writer):
+        for connection in filter(None, (*(reader.connection for reader in readers), self._watch, self._writer)):
             connection.close()
 
     def _run(self) -> None:
@@ -1190,6 +1214,11 @@ def _groups(jobs: list[_Job]) -> Iterator[list[_Job]]:
             run = []
         run.append(job)
     yield run
+
+
+def unseal(db: sqlite3.Connection, site_id: int, day: int) -> None:
+    """Let a site's days from one on be sealed anew, since something of them was or will be written."""
+    db.execute("delete from days where site_id = ? and day >= ?", (site_id, day))
 
 
 def check_database(store: Store) -> list[str]:
@@ -1342,6 +1371,8 @@ def set_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str, 
         assignments = ", ".join(f"{name} = :{name}" for name in row)
         db.execute(f"update sites set {assignments} where id = :id", {**row, "id": before.id})
     after = get_site(db, settings, domain)
+    if before.timezone != after.timezone:
+        unseal(db, before.id, 0)
     if (before.timezone, before.rotation_hours) != (after.timezone, after.rotation_hours):
         end_epochs(db, before.id, now)
 
@@ -1840,6 +1871,7 @@ class Batch:
         texts.intern(db, [(hit.site.id, hit.second, text) for hit in hits if not hit.is_engagement for text in hit.texts])
         self.visitors = self._visitors(hits)
         self.open = self._open_visits({(hit.site.id, each) for hit, candidates in zip(hits, self.visitors) for each in candidates})
+        self.zones = {hit.site.id: hit.site.zone for hit in hits}
         self.changed: dict[tuple[int, int], Visit] = {}
         self.begun: list[tuple[Visit, Hit]] = []
         self.rows: list[tuple[int, Visit, Hit]] = []
@@ -1939,6 +1971,7 @@ class Batch:
 
     def flush(self) -> None:
         """Write everything."""
+        self._unseal()
         self._name_beginnings()
         _insert(self.db, "visits", _VISIT_COLUMNS, map(_visit_row, self.changed.values()), """
             on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_id = excluded.exit_id,
@@ -1953,6 +1986,14 @@ class Batch:
         _insert(self.db, "revenue", ("site_id", "hit_id", "amount", "currency"), (
             (visit.site_id, hit_id, *hit.event.revenue) for hit_id, visit, hit in self.rows if hit.event.revenue))
         self._write_engagement()
+
+    def _unseal(self) -> None:
+        """Unseal the days of visits that change: none is sealed before all its visits are over, unless the clock was set back."""
+        oldest: dict[int, int] = {}
+        for site_id, visit_id in self.changed:
+            oldest[site_id] = min(visit_id, oldest.get(site_id, visit_id))
+        for site_id, visit_id in oldest.items():
+            unseal(self.db, site_id, local_date(visit_id >> 16, self.zones[site_id]).toordinal())
 
     def _name_beginnings(self) -> None:
         """Give the visits that began here their client and origin."""
@@ -2356,7 +2397,13 @@ class Where:
                 raise InvalidInput.of("filters", f"\"{operator}\" takes one filter")
             inner = self._filter(rest[0], depth + 1)
             return f"not {inner}" if operator == "not" else self._behaviour(operator, inner)
-        return self._leaf(operator, rest)
+        dimension, is_negated, texts = self.read_leaf(operator, rest)
+        return f"({self._binder.column(dimension)} {'not ' if is_negated else ''}in ({texts}))"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values that are bound so far."""
+        return self._binder.values
 
     def _join(self, operator: str, rest: list, depth: int) -> str:
         if len(rest) != 1 or not isinstance(rest[0], list) or not rest[0]:
@@ -2370,15 +2417,15 @@ class Where:
             where h.site_id = {bind(self._site.id)} and h.id >= {bind(self._period.start << 16)} and h.id < {bind(self._period.end << 16)}
             and {inner})"""
 
-    def _leaf(self, operator: str, rest: list) -> str:
+    def read_leaf(self, operator: str, rest: list) -> tuple[Dimension, bool, str]:
+        """Return (what a filter looks at, whether it is negated, the query of the ids of the texts it names). Raises InvalidInput."""
         positive = {"is_not": "is", "contains_not": "contains", "matches_not": "matches"}.get(operator, operator)
         if positive not in _TESTS:
             raise InvalidInput.of("filters", f"{operator!r} is not an operator; there are is, is_not, contains, contains_not, matches, "
                                   "matches_not, and, or, not, has_done, has_not_done")
         dimension = dimension_of(rest[0], "filters")
         values, fold = _read_values(positive, rest[1:])
-        negation = "" if positive == operator else "not "
-        return f"({self._binder.column(dimension)} {negation}in ({self._texts(positive, dimension, values, fold)}))"
+        return dimension, positive != operator, self._texts(positive, dimension, values, fold)
 
     def _texts(self, operator: str, dimension: Dimension, values: list[str], fold: bool) -> str:
         """Return the query of the ids of those texts that pass; id 0 is seen as the word for what is empty."""
@@ -2423,42 +2470,838 @@ def filtered_dimensions(filters: Any) -> Iterator[str]:
             yield node[1]
 
 
+# ---- sealed days -----------------------------------------------------------------------------------------------------
+# A day that is over cannot change any more. It is sealed: its totals become rollups, its visits are packed into columns. Reports
+# of whole days then add up the rollups, or where there are filters go through the columns, instead of through all hits.
+#
+# Days overlap: a visit over midnight, and its visitor, are seen on both. What is counted twice is taken back at the seam. It keeps
+# the visits of those visitors three times: as seen on the day before, on the day, and on both; the sum over two days is
+# day + day + both - before - after. For that no visitor may come on three days or leave one out; a day of which that is not
+# certain is never added up, and reports count hits instead.
+
+LIVE_DAYS = 3  # most days of a report that may not be sealed yet; they are packed anew each time
+WIDE = 2_000  # values from which on a dimension of a day has no rollups: the columns are as fast then, and smaller
+
+# What reports add up, and how SQL does it over `seen`, the visits that a report sees, one row for each in every group.
+SUMS = {
+    "visitors": "count(distinct visitor)",
+    "visits": "count(*)",
+    "pageviews": "sum(pageviews)",
+    "events": "sum(events)",
+    "entries": "sum(entered)",                # visits that entered here
+    "bounces": "sum(bounced and entered)",
+    "duration": "sum(duration)",              # s
+    "viewed": "sum(pageviews > 0)",           # visits with a pageview here
+    "engaged": "sum(engaged)",                # ms
+    "depth": "coalesce(sum(scroll), 0)",      # percent …
+    "scrolled": "count(scroll)",              # … of so many visits
+    "exits": "sum(exits)",                    # pageviews that ended a visit
+}
+_AT_MOST_ONE = {"entries", "bounces", "viewed", "scrolled", "exits"}  # of each visit
+_UNPACKED = {"engaged", "depth", "scrolled"}  # of hits; too large to be kept for every visit
+_HIT_SUMS = ("pageviews", "events", "engaged", "depth", "exits")
+_HIT_KINDS = ("page", "name", "hostname")
+_VISIT_SUMS = ("pageviews", "events", "bounces", "duration", "exits")
+_PACKED = ("visitor", "client_id", "origin_id", "entry_page", "exit_page", *_VISIT_SUMS)
+
+
+class Block:
+    """Visits as they were on one day, column by column: one number for each visit.
+
+    The columns are those of _PACKED; `visitor` counts from 0, and is there only where one may have several visits. What the visits
+    saw are columns too, longer ones: "page" has a page of every visit, then a second one of those visits that saw two, and so on.
+    Visits that saw more stand first, so "page/lengths" says whose they are: the first so many visits'. Where that is not so,
+    "page/owners" names, at the end, the visits one by one. Beside a page are its sums, as in "page/pageviews".
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[int]], packed: Mapping[str, tuple[str, bytes]] = types.MappingProxyType({})):
+        self._columns = dict(columns)
+        self._still_packed = packed
+
+    def __len__(self) -> int:
+        return len(self["client_id"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns or name in self._still_packed
+
+    def __getitem__(self, name: str) -> Sequence[int]:
+        if name not in self._columns:
+            self._columns[name] = _unpack_column(*self._still_packed[name])
+        return self._columns[name]
+
+    def owners(self, kind: str) -> list[int]:
+        """Return the places of the visits that a kind's values are of."""
+        return [*itertools.chain.from_iterable(map(range, self[f"{kind}/lengths"])), *self[f"{kind}/owners"]]
+
+    def spread(self, kind: str, mask: bytes) -> bytes:
+        """Return a mask of visits as a mask of the values of a kind."""
+        return b"".join((*(mask[:length] for length in self[f"{kind}/lengths"]), bytes(map(mask.__getitem__, self[f"{kind}/owners"]))))
+
+    def gather(self, kind: str, mask: bytes) -> bytes:
+        """Return a mask of the values of a kind as a mask of the visits that have any of them."""
+        found, start = 0, 0
+        for length in self[f"{kind}/lengths"]:
+            found |= int.from_bytes(mask[start:start + length], "little")
+            start += length
+        gathered = bytearray(found.to_bytes(len(self), "little"))
+        for owner in itertools.compress(self[f"{kind}/owners"], mask[start:]):
+            gathered[owner] = 1
+        return bytes(gathered)
+
+    def pack(self) -> bytes:
+        """Return it as bytes, without what is not kept of sealed days."""
+        kept = {name: _pack_column(column) for name, column in self._columns.items()
+                if name in _PACKED or name.partition("/")[0] in _HIT_KINDS and name.partition("/")[2] not in (*_UNPACKED, "exits")}
+        header = json.dumps([(name, code, len(data)) for name, (code, data) in kept.items()]).encode()
+        return b"".join((len(header).to_bytes(4, "little"), header, *(data for _, data in kept.values())))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Block:
+        """Return the Block of bytes; each column is unpacked when it is asked for."""
+        start = 4 + int.from_bytes(data[:4], "little")
+        packed = {}
+        for name, code, size in json.loads(data[4:start]):
+            packed[name] = code, data[start:start + size]
+            start += size
+        return cls({}, packed)
+
+
+def _pack_column(column: Sequence[int]) -> tuple[str, bytes]:
+    """Return (array's letter for the size of a number, the numbers compressed: all their first bytes, all their second bytes, …)."""
+    most = max(column, default=0)
+    packed = array(next(code for code in "BHIQ" if most < 256 ** array(code).itemsize), column)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    raw, size = packed.tobytes(), packed.itemsize
+    return packed.typecode, zlib.compress(b"".join(raw[byte::size] for byte in range(size)))
+
+
+def _unpack_column(code: str, data: bytes) -> array:
+    column = array(code)
+    planes, size = zlib.decompress(data), column.itemsize
+    raw, count = bytearray(len(planes)), len(planes) // size
+    for byte in range(size):
+        raw[byte::size] = planes[byte * count:(byte + 1) * count]
+    column.frombytes(raw)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+class _Piece(NamedTuple):
+    """What of a visit lies within some stretch of time: its row, and {value: [sums of _HIT_SUMS]} of each kind."""
+
+    visit: tuple
+    page: dict[int, list[int]]
+    name: dict[int, list[int]]
+    hostname: dict[int, list[int]]
+
+
+_PIECE_COLUMNS = "id, visitor, client_id, origin_id, entry_page, exit_page, pageviews = 1 and not interactive, duration, exit_id"
+
+
+def _read_pieces(db: sqlite3.Connection, site_id: int, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
+    """Return the pieces of visits that lie between two ids; only of some, where rows of `visits` are given by their id."""
+    only = "" if visits is None else "and visit_id in (select value from json_each(:only))"
+    hits = db.execute(f"""
+        select visit_id, page, name, hostname, engaged, scroll, id from hits
+        where site_id = :site and id >= :low and id < :high {only} order by visit_id""",
+                      {"site": site_id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
+    if visits is None:
+        visits = _read_visits(db, site_id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
+    # A hit of no visit, as only a damaged database has, is left out.
+    return [_piece(visits[visit_id], list(rows)) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
+
+
+def _piece(visit: tuple, rows: list[tuple]) -> _Piece:
+    piece = _Piece(visit, {}, {}, {})
+    for _, page, name, hostname, engaged, scroll, hit_id in rows:
+        sums = (int(name == PAGEVIEW), 1, engaged, 0 if scroll is None else scroll + 1, int(hit_id == visit[8]))
+        for saw, value in ((piece.page, page), (piece.name, name), (piece.hostname, hostname)):
+            saw[value] = _joined(saw[value], sums) if value in saw else sums
+    return piece
+
+
+def _joined(one: tuple, other: tuple) -> tuple:
+    """Return two tuples of _HIT_SUMS as one: amounts are added, of depths the deeper stays."""
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], max(one[3], other[3]), one[4] + other[4]
+
+
+def _read_visits(db: sqlite3.Connection, site_id: int, low: int, high: int, more: Iterable[int]) -> dict[int, tuple]:
+    """Return the rows of visits that began between two ids, and of `more`, by their id."""
+    rows = db.execute(f"""
+        select {_PIECE_COLUMNS} from visits where site_id = :site and id >= :low and id < :high union all
+        select {_PIECE_COLUMNS} from visits where site_id = :site and id in (select value from json_each(:more))""",
+                      {"site": site_id, "low": low, "high": high, "more": json.dumps(list(more))})
+    return {row[0]: row for row in rows}
+
+
+def _block(pieces: list[_Piece], with_visitors: bool) -> Block:
+    """Return pieces as columns. Their order is ours to choose: it makes ranks of pages begin at the first visit, and columns small."""
+    pieces.sort(key=lambda piece: (-len(piece.page), piece.visit[3], piece.visit[2], piece.visit[4]))
+    ids, visitors, clients, origins, entries, exits, bounced, durations, _ = zip(*(piece.visit for piece in pieces)) if pieces else [()] * 9
+    sums = [functools.reduce(_joined, piece.hostname.values()) for piece in pieces]
+    columns: dict[str, Sequence[int]] = {
+        "client_id": clients, "origin_id": origins, "entry_page": entries, "exit_page": exits, "bounces": bounced, "duration": durations,
+        **dict(zip(_HIT_SUMS, zip(*sums) if sums else [()] * len(_HIT_SUMS)))}
+    if with_visitors:
+        numbers: dict[int, int] = {}
+        columns["visitor"] = [numbers.setdefault(visitor, len(numbers)) for visitor in visitors]
+    for place, kind in enumerate(_HIT_KINDS, start=1):
+        columns.update(_hit_columns(kind, [list(piece[place].items()) for piece in pieces]))
+    return Block(columns)
+
+
+def _hit_columns(kind: str, saw: list[list[tuple[int, tuple]]]) -> dict[str, Sequence[int]]:
+    """Return the columns of what visits saw of a kind: of each visit [(value, sums)]."""
+    lengths, found, owners, having = [], [], [], range(len(saw))
+    for rank in range(max(map(len, saw), default=0)):
+        having = [owner for owner in having if len(saw[owner]) > rank]
+        if having[-1] >= len(having):
+            owners = [owner for owner in having for _ in saw[owner][rank:]]
+            found += [pair for owner in having for pair in saw[owner][rank:]]
+            break
+        lengths.append(len(having))
+        found += [each[rank] for each in saw[:len(having)]]
+    values, sums = zip(*found) if found else ((), ())
+    return {kind: values, f"{kind}/lengths": lengths, f"{kind}/owners": owners,
+            **{f"{kind}/{name}": column for name, column in zip(_HIT_SUMS, zip(*sums) if sums else [()] * len(_HIT_SUMS))}}
+
+
+class Day(NamedTuple):
+    """A day as reports add it up: its visits, the seam to the day before as [(sign, block)], and whether days may be added to it."""
+
+    blocks: list[Block]
+    seam: list[tuple[int, Block]]
+    may_be_added: bool
+
+
+def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
+    """Return a day, given by its ordinal, from visits and hits."""
+    two_before, before, start, end = (midnight(date.fromordinal(each), site.zone) << 16 for each in range(day - 2, day + 2))
+    pieces = _read_pieces(db, site.id, start, end)
+    visits_of = Counter(piece.visit[1] for piece in pieces)
+    single, several = [], []
+    for piece in pieces:
+        (single if visits_of[piece.visit[1]] == 1 else several).append(piece)
+    seam, came_before = [], visits_of.keys() & _visitors(db, site.id, before, start)
+    if came_before:
+        rows = (row for row in _read_visits(db, site.id, before, end, ()).values() if row[1] in came_before)
+        visits = {row[0]: row for row in rows}
+        seam = [(sign, _block(_read_pieces(db, site.id, low, high, visits), with_visitors=True))
+                for sign, low, high in ((1, before, end), (-1, before, start), (-1, start, end))]
+    apart = visits_of.keys() & _visitors(db, site.id, two_before, before) or db.execute(
+        "select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
+    return Day([_block(single, with_visitors=False), _block(several, with_visitors=True)], seam, not apart)
+
+
+def _visitors(db: sqlite3.Connection, site_id: int, low: int, high: int) -> set[int]:
+    """Return the visitors of the hits between two ids."""
+    rows = db.execute("""
+        select visitor from visits where site_id = :site and id >= :low and id < :high union all
+        select visitor from visits where site_id = :site and id in (
+            select visit_id from hits where site_id = :site and id >= :low and id < :high and visit_id < :low)""",
+                      {"site": site_id, "low": low, "high": high})
+    return {visitor for visitor, in rows}
+
+
+class Choice:
+    """Filters as a choice among the rows of a Block: of visits by what they are, and of hits by the values of one kind."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, filters: Sequence):
+        self._db, self._where = db, Where(Binder(), site, Period(0, 1, site.zone))
+        self.kind: str | None = None  # page, name or hostname, where hits are chosen
+        of_hits = [each for each in filters if any(DIMENSIONS[name].column.startswith("h.") for name in filtered_dimensions([each]))]
+        if of_hits:
+            self.kind = DIMENSIONS[next(filtered_dimensions(of_hits))].column[2:]
+        self._tests = [self._compile(each) for each in filters if each not in of_hits]
+        self._hit_tests = [self._compile(each) for each in of_hits]
+
+    @staticmethod
+    def is_possible(filters: Sequence) -> bool:
+        """Return whether filters can be decided column by column: each looks at visits only, or at the one kind that all others do."""
+        kinds = set()
+        for each in filters:
+            names = set(filtered_dimensions([each]))
+            if _has_behaviour(each) or not names <= DIMENSIONS.keys():
+                return False
+            hit_kinds = {name for name in names if DIMENSIONS[name].column.startswith("h.")}
+            if hit_kinds and len(names) > 1:
+                return False
+            kinds |= hit_kinds
+        return len(kinds) <= 1
+
+    def visits(self, block: Block) -> bytes | None:
+        """Return for each visit of a block whether it is chosen, 1 or 0; None where all are."""
+        return self._mask(self._tests, block.__getitem__)
+
+    def hits(self, values: Sequence[int]) -> bytes | None:
+        """Return the same for each of a column's values."""
+        return self._mask(self._hit_tests, lambda _: values)
+
+    @staticmethod
+    def _mask(tests: list[Callable], column: Callable[[str], Sequence[int]]) -> bytes | None:
+        return functools.reduce(_both, (test(column) for test in tests)) if tests else None
+
+    def _compile(self, node: list) -> Callable[[Callable[[str], Sequence[int]]], bytes]:
+        """Return the function that decides a filter, given the function that gives a column by its name."""
+        operator, rest = node[0], node[1:]
+        if operator == "not":
+            inner = self._compile(rest[0])
+            return lambda column: inner(column).translate(_FLIP)
+        if operator in ("and", "or"):
+            parts, join = [self._compile(each) for each in rest[0]], _both if operator == "and" else _either
+            return lambda column: functools.reduce(join, (part(column) for part in parts))
+        return self._compile_leaf(operator, rest)
+
+    def _compile_leaf(self, operator: str, rest: list) -> Callable[[Callable[[str], Sequence[int]]], bytes]:
+        dimension, is_negated, texts = self._where.read_leaf(operator, rest)
+        table, column = dimension.column.split(".")
+        sql, name = f"select id from texts where id in ({texts})", column
+        if table in _TABLES:
+            sql, name = f"select id from {_TABLES[table]} where {column} in ({texts})", _TABLES[table][:-1] + "_id"
+        passing = {each for each, in self._db.execute(sql, self._where.values)}
+        if is_negated:
+            return lambda column: bytes(map(passing.__contains__, column(name))).translate(_FLIP)
+        return lambda column: bytes(map(passing.__contains__, column(name)))
+
+
+_TABLES = {"c": "clients", "o": "origins"}
+_FLIP = bytes([1, 0]) + bytes(254)
+
+
+def _has_behaviour(node: Sequence) -> bool:
+    """Return whether has_done or has_not_done stands anywhere in a filter."""
+    if node[0] in ("and", "or"):
+        return any(map(_has_behaviour, node[1]))
+    return node[0] in ("has_done", "has_not_done") or node[0] == "not" and _has_behaviour(node[1])
+
+
+def _both(one: bytes, other: bytes) -> bytes:
+    return (int.from_bytes(one, "little") & int.from_bytes(other, "little")).to_bytes(len(one), "little")
+
+
+def _either(one: bytes, other: bytes) -> bytes:
+    return (int.from_bytes(one, "little") | int.from_bytes(other, "little")).to_bytes(len(one), "little")
+
+
+class Chosen:
+    """The visits of a block that a Choice takes, and what of them counts."""
+
+    def __init__(self, block: Block, choice: Choice):
+        self.block, self.choice = block, choice
+        self.mask = choice.visits(block)
+        self._pairs: dict[str, bytes | None] = {}
+        if choice.kind:
+            self.mask = block.gather(choice.kind, self.pairs(choice.kind))
+        self.places = range(len(block)) if self.mask is None else list(itertools.compress(range(len(block)), self.mask))
+        self._get = operator.itemgetter(*self.places) if len(self.places) > 1 else lambda column: tuple(column[place] for place in self.places)
+
+    def pairs(self, kind: str) -> bytes | None:
+        """Return which values of a kind count: those of chosen visits that pass themselves; None for all."""
+        if kind not in self._pairs:
+            mask = None if self.mask is None else self.block.spread(kind, self.mask)
+            if kind == self.choice.kind:
+                passing = self.choice.hits(self.block[kind])
+                mask = passing if mask is None else _both(mask, passing)
+            self._pairs[kind] = mask
+        return self._pairs[kind]
+
+    def column(self, name: str) -> Sequence[int]:
+        """Return a column of the chosen visits."""
+        return self.block[name] if self.mask is None else self._get(self.block[name])
+
+    def total(self, name: str) -> int:
+        """Return a sum over the chosen visits."""
+        if name in ("pageviews", "events") and self.choice.kind:
+            return sum(itertools.compress(self.block[f"{self.choice.kind}/{name}"], self.pairs(self.choice.kind)))
+        amounts = self.amounts(name)
+        return len(self.places) if amounts is None else sum(amounts)
+
+    def amounts(self, name: str) -> Sequence[int] | None:
+        """Return what each chosen visit adds to a sum; None where that is 1."""
+        if name in ("visits", "visitors") or name == "entries" and self.choice.kind != "page":
+            return None
+        if self.choice.kind and name in ("pageviews", "events"):
+            return self._of_hits(name)
+        if self.choice.kind == "page" and name in ("entries", "bounces"):
+            entered = self._get(self._entered)
+            return entered if name == "entries" else list(map(operator.and_, self.column(name), entered))
+        return self.column(name)
+
+    def _of_hits(self, name: str) -> list[int]:
+        """Return for each chosen visit the sum over its chosen hits."""
+        kind, sums = self.choice.kind, [0] * len(self.block)
+        mask = self.pairs(kind)
+        for owner, amount in itertools.compress(zip(self.block.owners(kind), self.block[f"{kind}/{name}"]), mask):
+            sums[owner] += amount
+        return self._get(sums)
+
+    @functools.cached_property
+    def _entered(self) -> bytes:
+        """Which visits have a chosen hit on the page they entered by."""
+        entries = map(self.block["entry_page"].__getitem__, self.block.owners("page"))
+        return self.block.gather("page", _both(self.pairs("page"), bytes(map(operator.eq, self.block["page"], entries))))
+
+
+class Target:
+    """What a report wants of days: sums, by the values of a dimension if there is one, in buckets of days given by ordinals."""
+
+    def __init__(self, dimension: str | None, buckets: tuple[tuple[int, int], ...]):
+        self.dimension, self.buckets = dimension, buckets
+        self.wanted: set[str] = set()
+        self.sums: list[defaultdict[str, Counter[int]]] = [defaultdict(Counter) for _ in buckets]  # sum → value → how much; the whole is value 0
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of hits its dimension looks at: page, name or hostname."""
+        column = DIMENSIONS[self.dimension].column if self.dimension else ""
+        return column[2:] if column.startswith("h.") else None
+
+    def rows(self) -> Iterator[tuple[int, int, dict[str, int]]]:
+        """Yield (bucket, value, sums) where anything was seen."""
+        counted = "visitors" if "visitors" in self.wanted else "visits"
+        for bucket, sums in enumerate(self.sums):
+            for value, count in sums[counted].items():
+                if count:
+                    yield bucket, value, {name: sums[name][value] for name in self.wanted}
+
+
+class Scan:
+    """Adds up blocks for targets that share their filters: each block is gone through once for all of them."""
+
+    def __init__(self, db: sqlite3.Connection, choice: Choice):
+        self._db, self._choice = db, choice
+        self._codes: dict[tuple, Counter[int]] = defaultdict(Counter)  # (buckets, bucket, column, sum) → client, origin or page → how much
+        self._folds: dict[str, Mapping[int, int]] = {}
+
+    def add(self, block: Block, sign: int, wanted: Sequence[tuple[Target, int]]) -> None:
+        """Add what of a block is chosen, or take it away, to buckets of targets."""
+        chosen = Chosen(block, self._choice)
+        if not len(chosen.places):
+            return
+        by_column: dict[tuple, list[Target]] = defaultdict(list)
+        for target, bucket in wanted:
+            if target.dimension is None:
+                self._add_whole(chosen, sign, target, bucket)
+            elif target.kind:
+                self._add_hits(chosen, sign, target, bucket)
+            else:
+                by_column[target.buckets, bucket, _visit_column(target.dimension)].append(target)
+        for (buckets, bucket, column), targets in by_column.items():
+            self._add_visits(chosen, sign, targets, buckets, bucket, column)
+
+    def _add_whole(self, chosen: Chosen, sign: int, target: Target, bucket: int) -> None:
+        for name in target.wanted:
+            amount = len(set(chosen.column("visitor"))) if name == "visitors" and "visitor" in chosen.block else chosen.total(name)
+            target.sums[bucket][name][0] += sign * amount
+
+    def _add_visits(self, chosen: Chosen, sign: int, targets: list[Target], buckets: tuple, bucket: int, column: str) -> None:
+        """Add up by clients, origins or pages first, which several dimensions may share; values of dimensions come at the end."""
+        codes, wanted = chosen.column(column), set().union(*(target.wanted for target in targets))
+        for name in wanted:
+            if name != "visitors" or "visitor" not in chosen.block:
+                _add(self._codes[buckets, bucket, column, name], sign, codes, chosen.amounts(name), name)
+        if "visitors" in wanted and "visitor" in chosen.block:
+            pairs = set(zip(chosen.column("visitor"), codes))
+            for target in targets:
+                fold = self._fold(target.dimension)
+                distinct = pairs if fold is None else {(visitor, fold[code]) for visitor, code in pairs}
+                _add(target.sums[bucket]["visitors"], sign, map(operator.itemgetter(1), distinct))
+
+    def _add_hits(self, chosen: Chosen, sign: int, target: Target, bucket: int) -> None:
+        kind, block, mask = target.kind, chosen.block, chosen.pairs(target.kind)
+
+        def pick(column: Sequence[int]) -> Sequence[int]:
+            return column if mask is None else list(itertools.compress(column, mask))
+        values = pick(block[kind])
+        owners = functools.cache(lambda: pick(block.owners(kind)))
+        for name in target.wanted:
+            if name == "visitors" and "visitor" in block:
+                distinct = set(zip(map(block["visitor"].__getitem__, owners()), values))
+                _add(target.sums[bucket][name], sign, map(operator.itemgetter(1), distinct))
+            else:
+                _add(target.sums[bucket][name], sign, values, self._hit_amounts(name, block, kind, pick, values, owners), name)
+
+    @staticmethod
+    def _hit_amounts(name: str, block: Block, kind: str, pick: Callable, values: Sequence[int], owners: Callable) -> Iterable[int] | None:
+        """Return what each value of a kind adds to a sum; None where that is 1."""
+        if name in ("visits", "visitors") or name == "entries" and kind != "page":
+            return None
+        if name in ("entries", "bounces"):
+            entered = map(operator.eq, values, map(block["entry_page"].__getitem__, owners())) if kind == "page" else itertools.repeat(True)
+            return entered if name == "entries" else map(operator.and_, entered, map(block["bounces"].__getitem__, owners()))
+        if name == "duration":
+            return map(block["duration"].__getitem__, owners())
+        if name == "viewed":
+            return map(bool, pick(block[f"{kind}/pageviews"]))
+        if name == "scrolled":
+            return map(bool, pick(block[f"{kind}/depth"]))
+        if name == "depth":
+            return (max(0, depth - 1) for depth in pick(block[f"{kind}/depth"]))  # 0 says that it was not told
+        return pick(block[f"{kind}/{name}"])
+
+    def _fold(self, dimension: str) -> Mapping[int, int] | None:
+        """Return which value each client or origin has of a dimension; None where the column holds values."""
+        table, column = DIMENSIONS[dimension].column.split(".")
+        if table not in _TABLES:
+            return None
+        if dimension not in self._folds:
+            self._folds[dimension] = dict(self._db.execute(f"select id, {column} from {_TABLES[table]}"))
+        return self._folds[dimension]
+
+    def finish(self, targets: Iterable[Target]) -> None:
+        """Put what was added up by clients, origins and pages under the values of the dimensions."""
+        for target in targets:
+            if target.dimension is None or target.kind:
+                continue
+            fold, column = self._fold(target.dimension), _visit_column(target.dimension)
+            for bucket, sums in enumerate(target.sums):
+                for name in target.wanted:
+                    for code, amount in self._codes[target.buckets, bucket, column, name].items():
+                        sums[name][code if fold is None else fold[code]] += amount
+
+
+def _visit_column(dimension: str) -> str:
+    table, column = DIMENSIONS[dimension].column.split(".")
+    return _TABLES[table][:-1] + "_id" if table in _TABLES else column
+
+
+def _add(counter: Counter[int], sign: int, keys: Iterable[int], amounts: Iterable[int] | None = None, name: str = "") -> None:
+    """Add to a Counter, under each key, its amount or 1, of the sum `name`; a sign of -1 takes away."""
+    if amounts is not None and name in _AT_MOST_ONE:
+        keys, amounts = itertools.compress(keys, amounts), None  # counted in C
+    if amounts is None:
+        counter.update(keys) if sign > 0 else counter.subtract(keys)
+    else:
+        for key, amount in zip(keys, amounts):
+            counter[key] += sign * amount
+
+
+class Days:
+    """Reads sealed days, and the few days of a report that are not, for all reports of one request."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, check_time: Callable[[], None] = lambda: None):
+        self._db, self._site, self._check_time = db, site, check_time
+        self._targets: dict[tuple, Target] = {}
+        self._read: dict[int, Day] = {}
+        first, last = (db.execute(f"select {edge}(id) from hits where site_id = ?", (site.id,)).fetchone()[0] for edge in ("min", "max"))
+        self._known = range(0) if first is None else range(*(
+            local_date(each >> 16, site.zone).toordinal() + more for each, more in ((first, 0), (last, 1))))
+        self._sealed = {day: (state, wide) for day, state, wide in db.execute(
+            "select day, state, wide from days where site_id = ? and state > 0", (site.id,))}
+        self.span: tuple[int, int] | None = (2 ** 31, 0)  # first and last day asked for, None when one of them was not sealed
+
+    def want(self, filters: Sequence, dimension: str | None, sums: Sequence[str], buckets: Sequence[Bucket]) -> Target | None:
+        """Return the Target that read() will fill, or None where days cannot answer this; the same one for the same question.
+
+        The buckets are of whole days.
+        """
+        days = tuple((local_date(bucket.start, self._site.zone).toordinal(), local_date(bucket.end - 1, self._site.zone).toordinal())
+                     for bucket in buckets)
+        self._note(days[0][0], days[-1][1])
+        wanted = {*sums} if "visitors" in sums else {"visits", *sums}
+        if filters and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
+            return None
+        if not all(self._may_be_added(*each) for each in days) or self._unsealed(days[0][0], days[-1][1]) is None:
+            return None
+        if not filters and self._is_wide(dimension, days) and wanted & {*_UNPACKED, "exits"}:
+            return None
+        key = json.dumps(filters), dimension, days
+        target = self._targets.setdefault(key, Target(dimension, days))
+        target.wanted |= wanted
+        return target
+
+    def _note(self, first: int, last: int) -> None:
+        if self.span and self._known and all(day in self._sealed for day in range(max(first, self._known.start), last + 1)):
+            self.span = min(self.span[0], first), max(self.span[1], last)
+        else:
+            self.span = None
+
+    @staticmethod
+    def _needs_hits(filters: Sequence, dimension: str | None, wanted: set[str]) -> bool:
+        """Return whether a filtered question asks for what columns do not tell."""
+        looked_at = {name for name in (*filtered_dimensions(filters), dimension) if name and DIMENSIONS[name].column.startswith("h.")}
+        return bool(len(looked_at) > 1 or wanted & _UNPACKED or looked_at and "exits" in wanted)
+
+    def _unsealed(self, first: int, last: int) -> list[int] | None:
+        """Return the days with hits that are not sealed; None where they are too many."""
+        missing = [day for day in range(max(first, self._known.start), min(last + 1, self._known.stop)) if day not in self._sealed]
+        return missing if len(missing) <= LIVE_DAYS else None
+
+    def _may_be_added(self, first: int, last: int) -> bool:
+        """Return whether days may be added up; one day alone always may."""
+        if first == last:
+            return True
+        unsealed = self._unsealed(first, last)
+        return unsealed is not None and all(self._day(day).may_be_added for day in unsealed) and all(
+            self._sealed[day][0] == 1 for day in range(max(first, self._known.start), min(last + 1, self._known.stop)) if day in self._sealed)
+
+    def _is_wide(self, dimension: str | None, buckets: Sequence[tuple[int, int]]) -> bool:
+        bit = 1 << _place(dimension)
+        return any(wide & bit for day, (_, wide) in self._sealed.items() if buckets[0][0] <= day <= buckets[-1][1])
+
+    def _day(self, day: int) -> Day:
+        """Return a day that is not sealed, read from its hits."""
+        if day not in self._read:
+            self._check_time()
+            self._read[day] = read_day(self._db, self._site, day)
+        return self._read[day]
+
+    def read(self) -> None:
+        """Fill all targets."""
+        by_filters: dict[str, list[Target]] = defaultdict(list)
+        for (filters, dimension, days), target in self._targets.items():
+            by_filters[filters].append(target)
+        for filters, targets in by_filters.items():
+            rolled = [target for target in targets if filters == "[]" and not self._is_wide(target.dimension, target.buckets)]
+            for target in rolled:
+                self._add_rollups(target)
+            self._scan(json.loads(filters), targets, rolled)
+
+    def _scan(self, filters: list, targets: list[Target], rolled: list[Target]) -> None:
+        """Go through the columns, of sealed days only for targets that rollups have not served."""
+        wanted: dict[int, list[tuple[Target, int]]] = defaultdict(list)
+        for target in targets:
+            for bucket, (first, last) in enumerate(target.buckets):
+                for day in range(max(first, self._known.start), min(last + 1, self._known.stop)):
+                    if day not in self._sealed or target not in rolled:
+                        wanted[day].append((target, bucket))
+        scan = Scan(self._db, Choice(self._db, self._site, filters))
+        for day in sorted(wanted):
+            self._check_time()
+            with_before = [(target, bucket) for target, bucket in wanted[day] if target.buckets[bucket][0] < day]
+            blocks, seam = self._parts(day, bool(with_before))
+            for block in blocks:
+                scan.add(block, 1, wanted[day])
+            for sign, block in seam:
+                scan.add(block, sign, with_before)
+        scan.finish(targets)
+
+    def _parts(self, day: int, with_seam: bool) -> tuple[list[Block], list[tuple[int, Block]]]:
+        if day not in self._sealed:
+            read = self._day(day)
+            return read.blocks, read.seam if with_seam else []
+        parts = dict(self._db.execute("select part, data from columns where site_id = ? and day = ? and part <= ?",
+                                      (self._site.id, day, 2 if with_seam else 1)))
+        return [Block.unpack(parts[part]) for part in (0, 1) if part in parts], unpack_seam(parts[2]) if 2 in parts else []
+
+    def _add_rollups(self, target: Target) -> None:
+        """Add what is noted of sealed days, by whole months where there are such."""
+        spans = [(bucket, days, day, int(day > first)) for bucket, (first, last) in enumerate(target.buckets)
+                 for days, day in self._spans(first, last)]
+        names = sorted(target.wanted)
+        rows = self._db.execute(f"""
+            select json_extract(j.value, '$[0]') as bucket, r.value, {', '.join(f'sum(r.{name})' for name in names)}
+            from json_each(:spans) j cross join rollups r
+            where r.site_id = :site and r.days = json_extract(j.value, '$[1]') and r.day = json_extract(j.value, '$[2]')
+                and r.dimension = :dimension and r.seam <= json_extract(j.value, '$[3]')
+            group by 1, 2""", {"spans": json.dumps(spans), "site": self._site.id, "dimension": _place(target.dimension)})
+        for bucket, value, *amounts in rows:
+            for name, amount in zip(names, amounts):
+                target.sums[bucket][name][value] += amount
+
+    def _spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield (length, first day) of what rollups there are of a stretch of days: months, and days where a month would be too long."""
+        day, stop = max(first, self._known.start), min(last + 1, self._known.stop)
+        while day < stop:
+            length = month_length(day)
+            is_month = day + length <= stop and all(each in self._sealed for each in range(day, day + length)) and \
+                (length, day) in self._months
+            if is_month:
+                yield length, day
+            elif day in self._sealed:
+                yield 1, day
+            day += length if is_month else 1
+
+    @functools.cached_property
+    def _months(self) -> set[tuple[int, int]]:
+        """The months that there are rollups of."""
+        return set(self._db.execute("select days, day from rollups where site_id = ? and days > 1 and dimension = 0 group by days, day", (self._site.id,)))
+
+
+def _place(dimension: str | None) -> int:
+    """Return the number that stands for a dimension in `rollups`."""
+    return 0 if dimension is None else 1 + list(DIMENSIONS).index(dimension)
+
+
+def month_length(day: int) -> int:
+    """Return how many days the month has that begins on a day, given by its ordinal; 0 where none begins."""
+    first = date.fromordinal(day)
+    return _add_months(first, 1).toordinal() - day if first.day == 1 else 0
+
+
+def pack_seam(seam: list[tuple[int, Block]]) -> bytes:
+    """Return a seam as bytes: many small columns together, which compresses better than each alone."""
+    parts = [(sign, block.pack()) for sign, block in seam]
+    return zlib.compress(json.dumps([(sign, base64.b64encode(data).decode()) for sign, data in parts]).encode())
+
+
+def unpack_seam(data: bytes) -> list[tuple[int, Block]]:
+    """Return the seam of bytes."""
+    return [(sign, Block.unpack(base64.b64decode(packed))) for sign, packed in json.loads(zlib.decompress(data))]
+
+
+def earliest_day(db: sqlite3.Connection, site: Site, now: float) -> int | None:
+    """Return the first day that may be sealed: the one of the first hit; one whose night before is being purged changes still."""
+    first, = db.execute("select min(id) from hits where site_id = ?", (site.id,)).fetchone()
+    if first is None:
+        return None
+    day = local_date(first >> 16, site.zone).toordinal()
+    kept = local_date(now, site.zone).toordinal() - site.retention_days if site.retention_days else 0
+    return day if day >= kept else kept + 1
+
+
+def days_to_seal(db: sqlite3.Connection, site: Site, now: float) -> list[int]:
+    """Return the days, by their ordinals, that are over for all their visits and not sealed."""
+    first = earliest_day(db, site, now)
+    if first is None:
+        return []
+    live, = db.execute("select min(id) from visits where site_id = ? and live = 1", (site.id,)).fetchone()
+    moment = now - VISIT_TIMEOUT - 1 if live is None else min(now - VISIT_TIMEOUT - 1, live >> 16)
+    sealed = {day for day, in db.execute("select day from days where site_id = ? and state > 0", (site.id,))}
+    return [day for day in range(first, local_date(moment, site.zone).toordinal()) if day not in sealed]
+
+
+def seal_days(store: Store, site: Site, now: float) -> int:
+    """Seal the days of a site that are over, and roll up its months; return how many days that were.
+
+    A day that is written to meanwhile is left for the next time.
+    """
+    with store.snapshot() as db:
+        days = days_to_seal(db, site, now)
+    if days:
+        seal = secrets.randbits(62)
+        store.transact(lambda db: _insert(db, "days", ("site_id", "day", "seal", "state"), [(site.id, day, seal, 0) for day in days],
+                                          "on conflict (site_id, day) do update set seal = excluded.seal, state = 0"))
+        writing: list[Future] = []
+        for day in days:
+            writing.append(store.submit(_write_sealed, (site.id, day, seal, *_read_to_seal(store, site, day))))
+            if len(writing) > 2:  # the next are read while these are written
+                store.wait(writing.pop(0))
+        for done in writing:
+            store.wait(done)
+        _roll_months(store, site, days)
+    return len(days)
+
+
+def _read_to_seal(store: Store, site: Site, day: int) -> tuple:
+    """Return (state, wide, parts, rollups) of a day, as _write_sealed() writes them."""
+    with store.snapshot() as db:
+        read = read_day(db, site, day)
+        rows, wide = _rollups(db, site, read)
+    parts = [(part, block.pack()) for part, block in enumerate(read.blocks) if len(block)] + ([(2, pack_seam(read.seam))] if read.seam else [])
+    return 1 if read.may_be_added else 2, wide, parts, rows
+
+
+def _write_sealed(db: sqlite3.Connection, days: Sequence[tuple]) -> list[None]:
+    """Write days that were read, but for those that were written to, or sealed by another process, since."""
+    for site_id, day, seal, state, wide, parts, rows in days:
+        if db.execute("update days set state = ?, wide = ? where site_id = ? and day = ? and seal = ? and state = 0",
+                      (state, wide, site_id, day, seal)).rowcount:
+            delete_sealed(db, site_id, day)
+            db.executemany("insert into columns (site_id, day, part, data) values (?, ?, ?, ?)", ((site_id, day, *part) for part in parts))
+            _insert(db, "rollups", _ROLLUP_COLUMNS, ((site_id, 1, day, *row) for row in rows))
+    return [None] * len(days)
+
+
+_ROLLUP_COLUMNS = ("site_id", "days", "day", "dimension", "seam", "value", *SUMS)
+
+
+def _rollups(db: sqlite3.Connection, site: Site, read: Day) -> tuple[list[tuple], int]:
+    """Return (rows of `rollups` from their dimension on, the bits of dimensions that have too many values)."""
+    rows, wide = [], 0
+    for is_seam, parts in ((0, [(1, block) for block in read.blocks]), (1, read.seam)):
+        targets = [Target(dimension, ((0, 0),)) for dimension in (None, *DIMENSIONS)]
+        scan = Scan(db, Choice(db, site, []))
+        for target in targets:
+            target.wanted = set(SUMS) - ({*_UNPACKED, "viewed"} if target.kind is None else set())
+        for sign, block in parts:
+            scan.add(block, sign, [(target, 0) for target in targets])
+        scan.finish(targets)
+        for place, target in enumerate(targets):
+            sums = target.sums[0]
+            values = sorted(set().union(*sums.values()))
+            if not is_seam and len(values) > WIDE:
+                wide |= 1 << place
+            if not wide & 1 << place:
+                found = ((value, *(sums[name][value] for name in SUMS)) for value in values)
+                rows += [(place, is_seam, *row) for row in found if any(row[1:])]
+    return rows, wide
+
+
+def delete_sealed(db: sqlite3.Connection, site_id: int, day: int) -> None:
+    """Delete what was kept of a sealed day, and of its month."""
+    first = date.fromordinal(day).replace(day=1).toordinal()
+    db.execute("delete from columns where site_id = ? and day = ?", (site_id, day))
+    db.execute("delete from rollups where site_id = ? and days = 1 and day = ?", (site_id, day))
+    db.execute("delete from rollups where site_id = ? and days = ? and day = ?", (site_id, month_length(first), first))
+
+
+def _roll_months(store: Store, site: Site, days: Sequence[int]) -> None:
+    """Add up the months that are sealed as a whole now that these days are."""
+    for first in sorted({date.fromordinal(day).replace(day=1).toordinal() for day in days}):
+        store.transact(lambda db: _roll_month(db, site.id, first))
+
+
+def _roll_month(db: sqlite3.Connection, site_id: int, first: int) -> None:
+    length = month_length(first)
+    sealed, wide = db.execute("select count(*), json_group_array(wide) from days where site_id = ? and day >= ? and day < ? and state = 1",
+                              (site_id, first, first + length)).fetchone()
+    if sealed == length:
+        skipped = functools.reduce(operator.or_, json.loads(wide))
+        kept = [place for place in range(1 + len(DIMENSIONS)) if not skipped & 1 << place]
+        db.execute(f"""
+            insert into rollups ({', '.join(_ROLLUP_COLUMNS)})
+            select site_id, :length, :first, dimension, seam and day = :first as opens, value, {', '.join(f'sum({name})' for name in SUMS)}
+            from rollups where site_id = :site and days = 1 and day >= :first and day < :first + :length
+                and dimension in (select value from json_each(:kept)) group by dimension, opens, value""",
+                   {"site": site_id, "first": first, "length": length, "kept": json.dumps(kept)})
+
+
 # ---- reports ---------------------------------------------------------------------------------------------------------
 # A report looks at the hits that lie in the period and pass the filters. `seen` has one row for each visit among them (in each
 # group, where there are dimensions), and every metric is an aggregate over `seen`.
 
 REPORT_SECONDS = 60.0
 MAX_ROWS = 10_000
+MAX_QUERIES = 50  # in one request
 
 
 @dataclass(frozen=True)
 class Metric:
     """A number to report.
 
-    `sql` aggregates rows of `seen`; `empty` is its value where nothing was seen; `in_points` says that it is a percentage, whose
-    change is told as a difference; `needs_page` that it only has a meaning for single pages.
+    `compute` makes it of the SUMS that it `needs`; `empty` is its value where nothing was seen; `in_points` says that it is a
+    percentage, whose change is told as a difference; `needs_page` that it only has a meaning for single pages.
     """
 
     label: str
-    sql: str
+    needs: tuple[str, ...]
+    compute: Callable[..., float | None]
     empty: float | None = 0
     in_points: bool = False
     needs_page: bool = False
 
 
+def _ratio(part: float, whole: float, nothing: float | None = None) -> float | None:
+    return round(part / whole, 2) if whole else nothing
+
+
 METRICS = {
-    "visitors": Metric("Visitors", "count(distinct visitor)"),
-    "visits": Metric("Visits", "count(*)"),
-    "pageviews": Metric("Pageviews", "sum(pageviews)"),
-    "events": Metric("Events", "sum(events)"),
-    "views_per_visit": Metric("Views per visit", "round(1.0 * sum(pageviews) / count(*), 2)"),
-    # By page, of the visits that entered there; of all where no page is asked for, since then `entered` is 1 throughout.
-    "bounce_rate": Metric("Bounce rate", "coalesce(round(100.0 * sum(bounced and entered) / nullif(sum(entered), 0), 2), 0)", in_points=True),
-    "visit_duration": Metric("Visit duration", "round(avg(duration), 2)", None),
-    "percentage": Metric("Percentage", "coalesce(round(100.0 * count(distinct visitor) / nullif({total}, 0), 2), 0)", in_points=True),
-    "scroll_depth": Metric("Scroll depth", "round(avg(scroll), 2)", None, in_points=True, needs_page=True),
-    "time_on_page": Metric("Time on page", "round(sum(engaged) / 1000.0 / nullif(sum(pageviews > 0), 0), 2)", None, needs_page=True),
-    "exit_rate": Metric("Exit rate", "round(100.0 * sum(exits) / nullif(sum(pageviews), 0), 2)", None, in_points=True),
+    "visitors": Metric("Visitors", ("visitors",), int),
+    "visits": Metric("Visits", ("visits",), int),
+    "pageviews": Metric("Pageviews", ("pageviews",), int),
+    "events": Metric("Events", ("events",), int),
+    "views_per_visit": Metric("Views per visit", ("pageviews", "visits"), _ratio),
+    # By page, of the visits that entered there; of all where no page is asked for, since then all have entered.
+    "bounce_rate": Metric("Bounce rate", ("bounces", "entries"), lambda bounces, entries: _ratio(100 * bounces, entries, 0), in_points=True),
+    "visit_duration": Metric("Visit duration", ("duration", "visits"), _ratio, None),
+    # Of the visitors of all rows together, who are counted beside them.
+    "percentage": Metric("Percentage", ("visitors",), lambda visitors, total: _ratio(100 * visitors, total, 0), in_points=True),
+    "scroll_depth": Metric("Scroll depth", ("depth", "scrolled"), _ratio, None, in_points=True, needs_page=True),
+    "time_on_page": Metric("Time on page", ("engaged", "viewed"), lambda engaged, viewed: _ratio(engaged / 1000, viewed), None, needs_page=True),
+    "exit_rate": Metric("Exit rate", ("exits", "pageviews"), lambda exits, pageviews: _ratio(100 * exits, pageviews), None, in_points=True),
 }
 COMPARISON_MODES = ("previous_period", "year_over_year", "custom")
 
@@ -2579,25 +3422,62 @@ Row = tuple[tuple[str, ...], list]  # (dimension values, metric values)
 
 def run_query(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: float) -> dict:
     """Answer a body of /api/v2/query; returns {"results", "meta", "query"}. Raises InvalidInput."""
-    query = read_query(body)
-    period = read_period(query.date_range, site.zone, now, lambda: _earliest(db, site))
-    report = Report(db, site, query, period, now)
-    rows = report.rows()
-    page = rows[query.offset:query.offset + query.limit]
-    results = [{"dimensions": list(dimensions), "metrics": metrics} for dimensions, metrics in page]
-    if spec := query.include.get("comparisons"):
-        report.compare(results, comparison_period(
-            period, spec["mode"], _custom_period(spec["date_range"], site.zone) if spec["mode"] == "custom" else None,
-            spec.get("match_day_of_week", False), now))
-    meta: dict[str, Any] = {}
-    if query.include.get("time_labels"):
-        meta["time_labels"] = [bucket.label for bucket in report.buckets] if query.time_dimension else []
-    if query.include.get("total_rows"):
-        meta["total_rows"] = len(rows)
-    asked = {"site_id": site.domain, "metrics": query.metrics, "date_range": period.iso(), "dimensions": query.dimensions,
-             "filters": query.filters, "order_by": query.order_by, "include": query.include,
-             "pagination": {"limit": query.limit, "offset": query.offset}}
-    return {"results": results, "meta": meta, "query": asked}
+    return run_queries(db, site, [body], now)[0][0]
+
+
+def run_queries(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float,
+                seconds: float = math.inf) -> tuple[list[dict], tuple[int, int] | None]:
+    """Answer several bodies in one pass over the days that they share. Raises InvalidInput, and Busy after so many seconds.
+
+    Returns also the first and last day that the answers are about, by their ordinals, if all of these are sealed.
+    """
+    deadline = time.monotonic() + seconds
+
+    def check_time() -> None:
+        if time.monotonic() > deadline:
+            raise Busy(too_long(seconds))
+    days = Days(db, site, check_time)
+    answers = [Answer(db, site, read_query(body), now) for body in bodies]
+    for answer in answers:
+        answer.plan(days)
+    days.read()
+    return [answer.as_json() for answer in answers], days.span
+
+
+class Answer:
+    """What a query is answered with: its report, and perhaps the one to compare it with."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, query: Query, now: float):
+        self.site, self.query = site, query
+        self.period = read_period(query.date_range, site.zone, now, lambda: _earliest(db, site))
+        self.report = Report(db, site, query, self.period, now)
+        self.other = None
+        if spec := query.include.get("comparisons"):
+            custom = _custom_period(spec["date_range"], site.zone) if spec["mode"] == "custom" else None
+            period = comparison_period(self.period, spec["mode"], custom, spec.get("match_day_of_week", False), now)
+            self.other = Report(db, site, query, period, now, self.report.interval)  # days beside days, however long it is
+
+    def plan(self, days: Days) -> None:
+        """Ask sealed days for what they can answer of this."""
+        for report in filter(None, (self.report, self.other)):
+            report.plan(days)
+
+    def as_json(self) -> dict:
+        """Return {"results", "meta", "query"}."""
+        query, report = self.query, self.report
+        rows = report.rows()
+        results = [{"dimensions": list(dimensions), "metrics": metrics} for dimensions, metrics in rows[query.offset:query.offset + query.limit]]
+        if self.other:
+            report.compare(results, self.other)
+        meta: dict[str, Any] = {}
+        if query.include.get("time_labels"):
+            meta["time_labels"] = [bucket.label for bucket in report.buckets] if query.time_dimension else []
+        if query.include.get("total_rows"):
+            meta["total_rows"] = len(rows)
+        asked = {"site_id": self.site.domain, "metrics": query.metrics, "date_range": self.period.iso(), "dimensions": query.dimensions,
+                 "filters": query.filters, "order_by": query.order_by, "include": query.include,
+                 "pagination": {"limit": query.limit, "offset": query.offset}}
+        return {"results": results, "meta": meta, "query": asked}
 
 
 def _earliest(db: sqlite3.Connection, site: Site) -> int | None:
@@ -2612,6 +3492,26 @@ class Report:
         self.db, self.site, self.query, self.period, self.now = db, site, query, period, now
         self.interval = interval or (interval_of(query.time_dimension, period) if query.time_dimension else None)
         self.buckets = self._buckets()
+        self.sums = tuple(dict.fromkeys(name for metric in query.metrics for name in METRICS[metric].needs))
+        self._target: Target | None = None
+        self._whole = self._by_page = None  # reports of the visitors of all rows together, and of each page's exit rate
+        if "percentage" in query.metrics:
+            self._whole = self._like(metrics=("visitors",), dimensions=())
+        if "exit_rate" in query.metrics and query.dimensions == ("visit:exit_page",):
+            self._by_page = self._like(metrics=("exit_rate",), dimensions=("event:page",))
+
+    def _like(self, **changed: Any) -> Report:
+        return Report(self.db, self.site, dataclasses.replace(self.query, order_by=(), **changed), self.period, self.now)
+
+    def plan(self, days: Days) -> None:
+        """Let sealed days answer this, if they can; without them it counts hits."""
+        named = [name for name in self.query.dimensions if name not in TIME_DIMENSIONS]
+        if self.period.is_whole_days and self.interval in (None, "day", "week", "month") and len(named) <= 1 and DIMENSIONS.keys() >= set(named):
+            self._target = days.want(self.query.filters, named[0] if named else None, self.sums, self.buckets)
+        if self._target is None:
+            days.span = None
+        for report in filter(None, (self._whole, self._by_page)):
+            report.plan(days)
 
     def _buckets(self) -> list[Bucket]:
         if self.interval is None:
@@ -2630,16 +3530,37 @@ class Report:
 
     def seen(self) -> dict[tuple[str, ...], list]:
         """Return the metrics of those dimension values under which something was seen."""
-        rows = dict(self._read())
-        if "exit_rate" in self.query.metrics and self.query.dimensions == ("visit:exit_page",):
+        total = self._whole.rows()[0][1][0] if self._whole else None
+        rows = {key: [self._metric(name, sums, total) for name in self.query.metrics] for key, sums in self._read()}
+        if self._by_page:
             self._set_exit_rates(rows)
         return rows
 
-    def _read(self) -> Iterator[Row]:
+    @staticmethod
+    def _metric(name: str, sums: Mapping[str, int], total: int | None) -> float | None:
+        needed = [sums[each] for each in METRICS[name].needs]
+        return METRICS[name].compute(*needed, total) if name == "percentage" else METRICS[name].compute(*needed)
+
+    def _read(self) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
+        """Yield (dimension values, sums) of all that was seen."""
+        if self._target:
+            yield from self._read_days(self._target)
+            return
         for bucket, *values in self.db.execute(*self._sql()):
             names = iter(values)
-            dimensions = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(names) for name in self.query.dimensions)
-            yield dimensions, list(names)
+            key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(names) for name in self.query.dimensions)
+            yield key, dict(zip(self.sums, names))
+
+    def _read_days(self, target: Target) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
+        rows = list(target.rows())
+        text = self._texts({value for _, value, _ in rows}) if target.dimension else {}
+        for bucket, value, sums in rows:
+            yield tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else text[value] for name in self.query.dimensions), sums
+
+    def _texts(self, values: set[int]) -> dict[int, str]:
+        """Return the words for values of the one dimension."""
+        rows = self.db.execute("select id, text from texts where id in (select value from json_each(?))", (json.dumps(list(values)),))
+        return {**dict(rows), 0: DIMENSIONS[self._target.dimension].empty}
 
     def _sql(self) -> tuple[str, dict[str, Any]]:
         """Return the one statement of this report, and its values."""
@@ -2648,8 +3569,7 @@ class Report:
         condition = Where(binder, self.site, self.period).compile(self.query.filters)
         groups = [f"d{index}" for index in range(len(named))]
         columns = "".join(f"{binder.column(dimension)} as {group}, " for dimension, group in zip(named, groups))
-        total = binder.bind(self._total_visitors() if "percentage" in self.query.metrics else None)
-        metrics = [f"{METRICS[name].sql.format(total=total)} as m{index}" for index, name in enumerate(self.query.metrics)]
+        sums = [f"{SUMS[name]} as s{index}" for index, name in enumerate(self.sums)]
         labels = [f"case {group} when 0 then {binder.bind(dimension.empty)} else (select text from texts where id = {group}) end"
                   for dimension, group in zip(named, groups)]
         grouping = ", ".join(["bucket", *groups])
@@ -2664,19 +3584,12 @@ class Report:
                 from buckets cross join {_JOINED}
                 where h.site_id = {binder.bind(self.site.id)} and h.id >= low and h.id < high and {condition}
                 group by {grouping}, h.visit_id),
-            grouped as (select {grouping}, {', '.join(metrics)} from seen group by {grouping})
-            select {', '.join(['bucket', *labels, *(f'm{index}' for index in range(len(metrics)))])} from grouped""", binder.values
-
-    def _total_visitors(self) -> int:
-        """Return the visitors of all rows together."""
-        whole = dataclasses.replace(self.query, metrics=("visitors",), dimensions=(), order_by=())
-        return Report(self.db, self.site, whole, self.period, self.now).rows()[0][1][0]
+            grouped as (select {grouping}, {', '.join(sums)} from seen group by {grouping})
+            select {', '.join(['bucket', *labels, *(f's{index}' for index in range(len(sums)))])} from grouped""", binder.values
 
     def _set_exit_rates(self, rows: dict[tuple, list]) -> None:
         """Put the rate of each page into its row: by exit page, a visit's other pageviews are no part of it."""
-        by_page = dataclasses.replace(self.query, metrics=("exit_rate",), dimensions=("event:page",), order_by=())
-        rates = Report(self.db, self.site, by_page, self.period, self.now).seen()
-        index = self.query.metrics.index("exit_rate")
+        rates, index = self._by_page.seen(), self.query.metrics.index("exit_rate")
         for dimensions, metrics in rows.items():
             metrics[index] = rates.get(dimensions, [None])[0]
 
@@ -2703,9 +3616,8 @@ class Report:
         index = self.query.metrics.index(name)
         return lambda row: -math.inf if row[1][index] is None else row[1][index]
 
-    def compare(self, results: list[dict], period: Period) -> None:
-        """Put into each result what its row was in another period; points in time are matched by their place, all else by value."""
-        other = Report(self.db, self.site, self.query, period, self.now, self.interval)  # days beside days, however long it is
+    def compare(self, results: list[dict], other: Report) -> None:
+        """Put into each result what its row was in another report; points in time are matched by their place, all else by value."""
         place = self.query.dimensions.index(self.query.time_dimension) if self.query.time_dimension else None
         shift = dict(zip((bucket.label for bucket in self.buckets), (bucket.label for bucket in other.buckets)))
         before = other.seen()
@@ -2728,6 +3640,80 @@ def change(metric: str, now: float | None, before: float | None, was_seen: bool 
     return round(100 * (now - before) / before, 1)
 
 
+class _Kept(NamedTuple):
+    """An answer, and how to tell whether it still holds: nothing was written since, or the days it is about are as they were sealed."""
+
+    body: bytes
+    made: float
+    version: int
+    span: tuple[int, int] | None
+    seals: tuple | None
+
+
+class Answers:
+    """Has reports made, few at a time so that collecting goes on beside them, and keeps the newest answers for a moment."""
+
+    AT_ONCE = 2
+    WAITING = 8  # each holds a thread that could take hits
+    KEPT, SECONDS, SIZE = 500, 30, 65_536  # answers, for how long, and how large one may be
+
+    def __init__(self, store: Store, clock: Clock):
+        self._store, self._clock = store, clock
+        self._running, self._door = threading.Semaphore(self.AT_ONCE), threading.Semaphore(self.AT_ONCE + self.WAITING)
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, site: Site, bodies: Sequence[Mapping[str, Any]]) -> bytes:
+        """Return the answers to bodies of /api/v2/query as a JSON list. Raises InvalidInput, and Busy where they take too long."""
+        now = self._clock()
+        key = json.dumps([site.id, site.timezone, now // 60, bodies])
+        if body := self._find(key, site, now):
+            return body
+        if not self._door.acquire(blocking=False):
+            raise Busy("Too many reports are being made just now. Try again in a moment.")
+        try:
+            if not self._running.acquire(timeout=REPORT_SECONDS):
+                raise Busy("Other reports take long just now. Try again in a moment.")
+            try:
+                return self._find(key, site, now) or self._make(key, site, bodies, now)
+            finally:
+                self._running.release()
+        finally:
+            self._door.release()
+
+    def _find(self, key: str, site: Site, now: float) -> bytes | None:
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is None or not 0 <= now - kept.made < self.SECONDS:
+            return None
+        if kept.version == self._store.version() or kept.span and kept.seals == _seals(self._store.reader(), site, kept.span):
+            return kept.body
+        return None
+
+    def _make(self, key: str, site: Site, bodies: Sequence[Mapping[str, Any]], now: float) -> bytes:
+        version = self._store.version()  # first: what is written from here on may or may not be in the answer
+        with self._store.snapshot(REPORT_SECONDS) as db:
+            answers, span = run_queries(db, site, bodies, now, REPORT_SECONDS)
+            kept = _Kept(to_json(answers), now, version, span, _seals(db, site, span) if span else None)
+        if len(kept.body) <= self.SIZE:
+            with self._lock:
+                self._kept[key] = kept
+                self._kept.move_to_end(key)
+                if len(self._kept) > self.KEPT:
+                    self._kept.popitem(last=False)
+        return kept.body
+
+
+def _seals(db: sqlite3.Connection, site: Site, span: tuple[int, int]) -> tuple:
+    """Return what is another value once any of the sealed days of a span was opened."""
+    return db.execute("select count(*), total(seal) from days where site_id = ? and day between ? and ? and state > 0", (site.id, *span)).fetchone()
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def current_visitors(db: sqlite3.Connection, site: Site, now: float) -> int:
     """Return the visitors with a sign of life in the last five minutes."""
     return db.execute("select count(distinct visitor) from visits where site_id = ? and live = 1 and (id >> 16) + duration > ?",
@@ -2747,6 +3733,7 @@ def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) ->
 # visit all come from its own functions. The generator is seeded, so that the same call gives the same rows; it guards nothing.
 
 DEMO_LIMITS = {"pageviews": (1, 1_000_000_000), "days": (1, 3650), "paths": (20, 200_000)}
+DEMO_SITE, DEMO_PAGEVIEWS = "demo.example", 100_000  # unless told otherwise
 DEMO_CHUNK = 5_000  # pageviews made up and written at a time: bounds the memory, and how long others wait for the writer
 DEMO_TABLES = ("visits", "hits", "props", "revenue")
 DEMO_VISITORS = 2_000  # visitors of the epoch that are remembered, since they may come back
@@ -3231,6 +4218,8 @@ class Demo:
         def commit(db: sqlite3.Connection) -> None:
             _insert_demo(db, **self._ready)
             self._names.learn(db, plans, (self._site.domain, *words))
+            if hits := self._ready["hits"]:
+                unseal(db, self._site.id, local_date(hits[0][1] >> 16, self._site.zone).toordinal())
         self._store.transact(commit)
         self._ready = {table: [] for table in DEMO_TABLES}
 
@@ -3274,6 +4263,8 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
             raise InvalidInput.of(name, f"must be from {least} to {most}, not {value}")
     now, random = int(app.clock()), Random(seed)
     site = app.store.transact(lambda db: _demo_site(db, app.settings, now, domain))
+    if site.rotation_hours > 24:
+        app.store.transact(lambda db: note_long_epoch(db, site.id, now - (days + 1) * 86_400, now))
     steps = demo_steps(random, site, now, days, pageviews)
     app.store.transact(lambda db: _demo_drops(db, random, site, steps))
     return Demo(app.store, site, now, random, paths).fill(steps)
@@ -3360,20 +4351,52 @@ def purge(app: App) -> int:
     return deleted
 
 
+def seal(app: App) -> int:
+    """Seal the days that are over, of every site; return how many days that were."""
+    with app.store.snapshot() as db:
+        sites = list_sites(db, app.settings)
+    return sum(seal_days(app.store, site, app.clock()) for site in sites)
+
+
+def rebuild_rollups(app: App) -> int:
+    """Forget all that is sealed, and seal it anew; return how many days that were."""
+    with app.store.snapshot() as db:
+        sites = list_sites(db, app.settings)
+    for site in sites:
+        _purge_sealed(app.store, site.id, date.max)
+    return seal(app)
+
+
 def _site_ids_without_site(db: sqlite3.Connection) -> list[int]:
     """Return ids under which there are still rows though the site was removed."""
-    tables = " union ".join(f"select distinct site_id from {table}" for table in ("hits", "visits", "salts", "dropped"))
+    tables = " union ".join(f"select distinct site_id from {table}" for table in ("hits", "visits", "salts", "dropped", "days", "long_epochs"))
     return [site_id for site_id, in db.execute(f"select site_id from ({tables}) where site_id > 0 and site_id not in (select id from sites)")]
 
 
 def _purge_site(store: Store, site_id: int, before_id: int, before_day: date) -> int:
     """Delete a site's rows from before a moment; return how many hits that were. A visit stays as long as any of its hits may."""
+    _purge_sealed(store, site_id, before_day)
     for table, key in (("props", "hit_id"), ("revenue", "hit_id")):
         _delete_in_steps(store, table, key, f"site_id = ? and {key} < ?", (site_id, before_id))
     hits = _delete_in_steps(store, "hits", "id", "site_id = ? and id < ?", (site_id, before_id))
     _delete_in_steps(store, "visits", "id", "site_id = ? and id < ? and (id >> 16) + duration < ?", (site_id, before_id, before_id >> 16))
     store.transact(lambda db: db.execute("delete from dropped where site_id = ? and day < ?", (site_id, before_day.isoformat())))
     return hits
+
+
+def _purge_sealed(store: Store, site_id: int, before_day: date) -> None:
+    """Delete what is sealed of the days before one. That one's own seam is to a day that goes: it is sealed anew."""
+    last = before_day.toordinal()
+    with store.snapshot() as db:
+        days = db.execute("select day from days where site_id = :site and day <= :last union select day from columns where site_id = :site and day <= :last",
+                          {"site": site_id, "last": last}).fetchall()
+    store.transact(lambda db: db.execute("delete from days where site_id = ? and day <= ?", (site_id, last)))
+    for day, in days:
+        store.transact(lambda db: delete_sealed(db, site_id, day))
+    store.transact(lambda db: db.execute("delete from long_epochs where site_id = ? and ends_at < ?", (site_id, (last - _EPOCH_DAY) * 86_400)))
+
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def _delete_in_steps(store: Store, table: str, key: str, condition: str, values: tuple) -> int:
@@ -3437,6 +4460,7 @@ JOBS: tuple[tuple[str, Callable[[App], Any], int], ...] = (
     ("rotate salts", rotate_salts, 60),
     ("settle visits", settle_visits, 60),
     ("purge", purge, 6 * 3600),
+    ("seal days", seal, 60),
 )
 
 
@@ -3600,11 +4624,6 @@ def read_sender() -> Sender:
                   language_of(header("Accept-Language")), "1" in (header("Sec-GPC"), header("DNT")))
 
 
-def to_json(value: Any) -> bytes:
-    """Return `value` as JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def respond_json(value: Any, status: int = 200, **headers: str) -> bottle.HTTPResponse:
     """Return a JSON answer."""
     return bottle.HTTPResponse(to_json(value), status, **{"Content-Type": "application/json", "Cache-Control": "no-store", **headers})
@@ -3646,6 +4665,14 @@ def reader(app: App) -> Principal:
         principal = session_principal(app.store.reader(), int(app.clock()), session_secret())
     if principal is None:
         raise Unauthorized("Sign in, or send a valid token as Authorization: Bearer TOKEN.")
+    return principal
+
+
+def writer(app: App) -> Principal:
+    """Let in a signed-in person, or a program with a token that may change things on every site."""
+    principal = reader(app)
+    if principal.read_only or principal.site_id is not None:
+        raise Forbidden("This token may only read, or is for one site.")
     return principal
 
 
@@ -3757,6 +4784,12 @@ def get_sites(app: App, principal: Principal) -> dict:
                        **{name: getattr(site, name) for name in SITE_OVERRIDES}} for site in sites]}
 
 
+def post_demo(app: App, _: Principal) -> dict:
+    """Fill a site with made-up visits, so that there is something to look at."""
+    pageviews = fill_demo(app, DEMO_SITE, DEMO_PAGEVIEWS, 365, 1)
+    return {"site": DEMO_SITE, "pageviews": pageviews}
+
+
 def _site_to_read(app: App, principal: Principal, domain: Any) -> Site:
     site = find_site(app.store.reader(), app.settings, domain) if isinstance(domain, str) else None
     if site is None or not principal.may_read(site):  # one answer for both: a token tells nothing of other sites
@@ -3770,8 +4803,24 @@ def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
     form.text("site_id", most=253, required=True)
     form.check()
     site = _site_to_read(app, principal, body["site_id"])
-    with app.store.snapshot(REPORT_SECONDS) as db:
-        answer = to_json(run_query(db, site, body, app.clock()))
+    return _respond_report(app.answers.of(site, [body])[1:-1])
+
+
+def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Answer several queries about one site in one pass over its data: {"queries": [body, …]} gives {"answers": [answer, …]}."""
+    body, _ = read_form()
+    bodies = body.get("queries")
+    if set(body) != {"queries"} or not isinstance(bodies, list) or not 1 <= len(bodies) <= MAX_QUERIES or not all(
+            isinstance(each, dict) for each in bodies):
+        raise InvalidInput.of("queries", f"must be a list of 1 to {MAX_QUERIES} bodies of /api/v2/query, and nothing else")
+    domains = {each["site_id"] if isinstance(each.get("site_id"), str) else "" for each in bodies}
+    if len(domains) > 1:
+        raise InvalidInput.of("queries", "must all be about one site_id")
+    site = _site_to_read(app, principal, domains.pop())
+    return _respond_report(b'{"answers":' + app.answers.of(site, bodies) + b"}")
+
+
+def _respond_report(answer: bytes) -> bottle.HTTPResponse:
     etag = etag_of(answer)
     if is_fresh(etag):
         return bottle.HTTPResponse(status=304, ETag=etag)
@@ -3818,9 +4867,11 @@ ROUTES = (
     Route("POST", "/api/login", same_origin, post_login),
     Route("POST", "/api/logout", same_origin, post_logout),
     Route("GET", "/api/sites", reader, get_sites),
+    Route("POST", "/api/demo", writer, post_demo),
     Route("GET", "/api/dropped", reader, get_dropped),
     Route("GET", "/api/v1/stats/realtime/visitors", reader, get_realtime),
     Route("POST", "/api/v2/query", reader, post_query),
+    Route("POST", "/api/v2/queries", reader, post_queries),
 )
 
 
@@ -3919,6 +4970,7 @@ class App:
         except BaseException:
             self.store.close()
             raise
+        self.answers = Answers(self.store, clock)
         self.scheduler = Scheduler(self)
         # A process that was killed before it finished with these leaves them to the next.
         self.log_holds_salts = self.texts_may_be_unused = True
@@ -4063,11 +5115,13 @@ def build_parser() -> argparse.ArgumentParser:
     create.add_argument("--site", metavar="DOMAIN", help="the only site it may see")
     create.add_argument("--read-only", action="store_true", help="let it change nothing")
     demo = command("demo", command_demo, "fill a site with made-up visits, to look at and to measure by")
-    demo.add_argument("--site", metavar="DOMAIN", default="demo.example", help="the site, added where there is none (default %(default)s)")
-    for name, default, help in (("pageviews", 100_000, "how many to make up"), ("days", 365, "days before today that they spread over"),
+    demo.add_argument("--site", metavar="DOMAIN", default=DEMO_SITE, help="the site, added where there is none (default %(default)s)")
+    for name, default, help in (("pageviews", DEMO_PAGEVIEWS, "how many to make up"), ("days", 365, "days before today that they spread over"),
                                 ("seed", 1, "the same seed gives the same visits"), ("paths", 300, "different pages, up to 200000")):
         demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default %(default)s)")
     command("purge", command_purge, "destroy salts that are over and delete what retention no longer covers", ("db", "retention_days"))
+    rollup = command("rollup", command_rollup, "seal the days that are over, so that reports need not go through their hits")
+    rollup.add_argument("--rebuild", action="store_true", help="forget what is sealed and make it anew")
     command("check", command_check, "check the database's integrity")
     return parser
 
@@ -4227,7 +5281,8 @@ def command_demo(given: argparse.Namespace) -> None:
     """Fill a site with made-up visits."""
     with _open_app(given, may_create=True) as app:
         pageviews = fill_demo(app, given.site, given.pageviews, given.days, given.seed, given.paths)
-    print(f"Wrote {pageviews} pageviews of {host_of(given.site)}.")
+        print(f"Wrote {pageviews} pageviews of {host_of(given.site)}.", flush=True)
+        seal(app)
 
 
 def command_purge(given: argparse.Namespace) -> None:
@@ -4236,6 +5291,13 @@ def command_purge(given: argparse.Namespace) -> None:
         rotate_salts(app)
         settle_visits(app)
         print(f"Deleted {purge(app)} hits.")
+
+
+def command_rollup(given: argparse.Namespace) -> None:
+    """Seal the days that are over."""
+    with _open_app(given) as app:
+        settle_visits(app)
+        print(f"Sealed {rebuild_rollups(app) if given.rebuild else seal(app)} days.")
 
 
 def command_check(given: argparse.Namespace) -> None:

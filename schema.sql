@@ -161,3 +161,54 @@ create table dropped (
   count    integer not null,
   primary key (site_id, day, reason)
 ) without rowid;
+
+-- Epochs of more than a day. While one lasts a visitor may come on any of its days, so that days must not be added up.
+create table long_epochs (
+  site_id    integer not null,
+  starts_at  integer not null,
+  ends_at    integer not null,
+  primary key (site_id, starts_at)
+) without rowid;
+
+-- What follows is a cache: days that are over, sealed so that reports need not go through their hits. It may be emptied at any
+-- time, and is made anew from the tables above.
+create table days (
+  site_id  integer not null,
+  day      integer not null,                          -- the local date's ordinal: 1 is 0001-01-01
+  seal     integer not null,                          -- random; who finds another one has been overtaken
+  state    integer not null,                          -- 0 being sealed; 1 sealed; 2 sealed, and never to be added to other days
+  wide     integer not null default 0,                -- bit by bit the dimensions with too many values for rollups
+  primary key (site_id, day)
+) without rowid;
+
+-- The visits of a sealed day, packed column by column (class Block).
+create table columns (
+  site_id  integer not null,
+  day      integer not null,
+  part     integer not null,                          -- 0 visitors with one visit, 1 with several, 2 the seam to the day before
+  data     blob not null,
+  primary key (site_id, day, part)
+) without rowid;
+
+-- The totals of sealed days, and of months of them, by the values of every dimension.
+create table rollups (
+  site_id    integer not null,
+  days       integer not null,                        -- 1, or the length of a month
+  day        integer not null,                        -- the first of them
+  dimension  integer not null,                        -- its place in DIMENSIONS, from 1; 0 is the whole
+  seam       integer not null,                        -- 1: what to add if the day before is counted too
+  value      integer not null,
+  visitors   integer not null,
+  visits     integer not null,
+  pageviews  integer not null,
+  events     integer not null,
+  entries    integer not null,
+  bounces    integer not null,
+  duration   integer not null,
+  viewed     integer not null,
+  engaged    integer not null,
+  depth      integer not null,
+  scrolled   integer not null,
+  exits      integer not null,
+  primary key (site_id, days, day, dimension, seam, value)
+) without rowid;

@@ -1431,9 +1431,9 @@ def can_be_answered(world, body):
     timezone = world.site.timezone
     period = oracle.period_of(body["date_range"], timezone, world.now, [])
     comparison = body["include"].get("comparisons")
-    if not comparison:
+    if not comparison or period.start == period.end:
         return period.start < period.end
-    if timezone == "Pacific/Apia" and oracle.local(world.now, timezone).year < 2013:
+    if timezone == "Pacific/Apia" and oracle.local(period.start, timezone).year < 2013:
         return False
     if body["date_range"] in ("month", "year") and comparison["mode"] == "previous_period":
         return True
