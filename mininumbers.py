@@ -4786,8 +4786,12 @@ def get_sites(app: App, principal: Principal) -> dict:
 
 def post_demo(app: App, _: Principal) -> dict:
     """Fill a site with made-up visits, so that there is something to look at."""
-    pageviews = fill_demo(app, DEMO_SITE, DEMO_PAGEVIEWS, 365, 1)
-    return {"site": DEMO_SITE, "pageviews": pageviews}
+    if not app.making_demo.acquire(blocking=False):
+        raise Busy("The made-up visits are being written just now.")
+    try:
+        return {"site": DEMO_SITE, "pageviews": fill_demo(app, DEMO_SITE, DEMO_PAGEVIEWS, 365, 1)}
+    finally:
+        app.making_demo.release()
 
 
 def _site_to_read(app: App, principal: Principal, domain: Any) -> Site:
@@ -4977,6 +4981,7 @@ class App:
         self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
         # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
         self._hashing, self._door = threading.Semaphore(2), threading.Semaphore(6)
+        self.making_demo = threading.Lock()
         self._wsgi = build_wsgi(self)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:

@@ -1,0 +1,462 @@
+"""Sealed days: whatever they answer is what counting hits answers, and they are never asked when they could be wrong.
+
+The reports that count hits are held against the oracle in test_reports.py; here they are the oracle themselves.
+"""
+import contextlib
+import random
+import sqlite3
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import mininumbers
+from conftest import CHROME, MovableClock, Site, run_command
+from mininumbers import DIMENSIONS, METRICS, Block, Settings, create_app, fill_demo, get_site, local_date, run_query, seal
+
+DAY = 86_400
+AGENTS = [CHROME, CHROME.replace("X11; Linux x86_64", "Windows NT 10.0; Win64; x64"),
+          "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1"]
+REFERRERS = ["", "", "https://www.google.com/", "https://t.co/x", "https://news.test/item"]
+PAGES = ["/", "/a", "/b", "/a/b", "/c"]
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+
+def tell_a_story(app, clock, zone="America/New_York", rotation_hours=24, days=9, seed=1):
+    """Fill example.com with visits that lie around midnight more often than not, over the end of summer time."""
+    site, chance = Site(app), random.Random(seed)
+    app.set_site("example.com", timezone=zone, rotation_hours=rotation_hours)
+    its = get_site(app.store.reader(), app.settings, "example.com")
+    first = date(2025, 10, 29)
+    moments = []
+    for number in range(days):
+        start = mininumbers.midnight(first + timedelta(days=number), its.zone)
+        moments += [start + int(chance.triangular(-2_700, 2_700)) for _ in range(25)] + [start + chance.randrange(DAY) for _ in range(12)]
+    for moment in sorted(moments):
+        clock.set(moment)
+        who, page = chance.randrange(7), chance.choice(PAGES)
+        more = {"ip": f"192.0.2.{who}", "agent": AGENTS[who % 3]}
+        kind = chance.random()
+        if kind < 0.2:
+            site.send(page, "engagement", e=chance.randrange(60_000), sd=chance.randrange(101), **more)
+        elif kind < 0.35:
+            site.send(page, chance.choice(["signup", "download"]), i=chance.random() < 0.5, **more)
+        else:
+            site.send(page + chance.choice(["", "", "?utm_source=news&utm_medium=email"]), r=chance.choice(REFERRERS), w=chance.choice([400, 1500]), **more)
+        if chance.random() < 0.05:
+            app.run_jobs()
+    clock.advance(2 * DAY)
+    return site
+
+
+@contextlib.contextmanager
+def counting_hits():
+    """Without sealed days."""
+    want = mininumbers.Days.want
+    mininumbers.Days.want = lambda *_: None
+    try:
+        yield
+    finally:
+        mininumbers.Days.want = want
+
+
+def ask(app, body):
+    with app.store.snapshot() as db:
+        return run_query(db, get_site(db, app.settings, "example.com"), {"site_id": "example.com", **body}, app.clock())["results"]
+
+
+def assert_same(app, body):
+    with counting_hits():
+        counted = ask(app, body)
+    assert ask(app, body) == counted
+
+
+@contextlib.contextmanager
+def statements(app):
+    """Give the list of the statements that this thread runs meanwhile."""
+    seen = []
+    app.store.reader().set_trace_callback(seen.append)
+    try:
+        yield seen
+    finally:
+        app.store.reader().set_trace_callback(None)
+
+
+def reads_hits(seen):
+    return [sql for sql in seen if " hits" in sql and "select min(id)" not in sql and "select max(id)" not in sql]
+
+
+def sealed(app):
+    return app.store.reader().execute("select day, state from days where site_id = 1 and state > 0 order by day").fetchall()
+
+
+@pytest.fixture(scope="module", params=["America/New_York", "Asia/Kathmandu"])
+def told(tmp_path_factory, request):
+    clock = MovableClock()
+    with contextlib.closing(create_app(Settings(db=str(tmp_path_factory.mktemp("app") / "test.db"), geoip=""), clock=clock)) as app:
+        app.setup("owner", "correct horse battery", "example.com")
+        tell_a_story(app, clock, request.param)
+        app.run_jobs()
+        yield app
+
+
+# ---- exactness -------------------------------------------------------------------------------------------------------
+
+VALUES = {"event:page": PAGES, "visit:entry_page": PAGES, "visit:exit_page": PAGES, "visit:source": ["Google", "X", "Direct", "news"],
+          "visit:browser": ["Chrome", "Safari"], "visit:os": ["Linux", "iOS", "Windows"], "visit:screen": ["Mobile"], "event:name": ["pageview", "signup"],
+          "event:hostname": ["example.com"], "visit:utm_medium": ["email", "(not set)"]}
+LEAVES = st.sampled_from(sorted(VALUES)).flatmap(lambda name: st.tuples(
+    st.sampled_from(["is", "is_not", "contains", "matches", "contains_not", "matches_not"]), st.just(name),
+    st.lists(st.sampled_from(VALUES[name]), min_size=1, max_size=2, unique=True)).map(lambda leaf: [leaf[0], leaf[1], [
+        value.replace("(", "[(]").replace(")", "[)]") if "matches" in leaf[0] else value for value in leaf[2]]]))
+FILTERS = st.recursive(LEAVES, lambda inner: st.one_of(
+    st.tuples(st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=3)).map(list), inner.map(lambda each: ["not", each]),
+    inner.map(lambda each: ["has_done", each])), max_leaves=4)
+DAYS = st.integers(0, 12).map(lambda number: (date(2025, 10, 28) + timedelta(days=number)).isoformat())
+
+
+@st.composite
+def questions(draw):
+    pages = draw(st.booleans())
+    dimensions = draw(st.sampled_from([[], [], *([name] for name in DIMENSIONS)]))
+    dimensions = (["event:page"] if pages and draw(st.booleans()) else dimensions) + draw(st.sampled_from([[], [], ["time:day"], ["time:week"], ["time:month"]]))
+    filters = draw(st.lists(FILTERS, max_size=2))
+    body = {"dimensions": dimensions, "filters": filters, "date_range": sorted([draw(DAYS), draw(DAYS)])}
+    by_page = "event:page" in dimensions or "event:page" in mininumbers.filtered_dimensions(filters)
+    possible = [name for name, metric in METRICS.items() if (by_page or not metric.needs_page) and (dimensions or name != "percentage")]
+    if draw(st.booleans()):
+        body["include"] = {"comparisons": {"mode": "previous_period"}}
+    return body | {"metrics": draw(st.lists(st.sampled_from(possible), min_size=1, max_size=5, unique=True))}
+
+
+@hypothesis_settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=questions())
+def test_sealed_days_say_what_counting_hits_says(told, body):
+    assert_same(told, body)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_of_every_dimension_is_the_same_over_midnight(told, metric):
+    for dimension in DIMENSIONS:
+        if dimension == "event:page" or not METRICS[metric].needs_page:
+            for period in (["2025-10-29", "2025-11-07"], ["2025-11-01", "2025-11-03"], ["2025-11-02", "2025-11-02"]):
+                assert_same(told, {"metrics": [metric], "dimensions": [dimension], "date_range": period})
+
+
+def test_the_story_has_what_makes_adding_up_hard(told):
+    db, = [told.store.reader()]
+    over_midnight = db.execute("select count(*) from columns where part = 2").fetchone()[0]
+    assert over_midnight >= 6
+    assert {state for _, state in sealed(told)} == {1}
+    single = sum(row["metrics"][0] for row in ask(told, {"metrics": ["visitors"], "dimensions": ["time:day"], "date_range": ["2025-10-28", "2025-11-08"]}))
+    whole = ask(told, {"metrics": ["visitors"], "date_range": ["2025-10-28", "2025-11-08"]})[0]["metrics"][0]
+    assert single > whole > 20
+
+
+@pytest.mark.parametrize("body", [
+    {"metrics": ["visitors", "bounce_rate", "visit_duration"]},
+    {"metrics": ["visitors", "percentage"], "dimensions": ["visit:source"]},
+    {"metrics": ["visitors", "time_on_page", "scroll_depth", "exit_rate"], "dimensions": ["event:page"]},
+    {"metrics": ["visitors", "pageviews"], "dimensions": ["time:day"]},
+    {"metrics": ["visitors"], "dimensions": ["visit:browser"], "filters": [["is", "visit:source", ["Google"]]]},
+    {"metrics": ["visitors", "pageviews", "bounce_rate"], "filters": [["contains", "event:page", ["/a"]], ["is_not", "visit:os", ["iOS"]]]},
+    {"metrics": ["visitors", "percentage"], "dimensions": ["event:page"], "filters": [["or", [["is", "visit:os", ["iOS"]], ["is", "visit:source", ["X"]]]]]},
+])
+def test_reports_of_sealed_days_look_at_no_hits(told, body):
+    with statements(told) as seen:
+        assert ask(told, {**body, "date_range": ["2025-10-29", "2025-11-06"]})
+    assert seen and reads_hits(seen) == []
+
+
+@pytest.mark.parametrize("rotation_hours, state", [(1, 1), (6, 1), (24, 1), (48, 2), (168, 2)])
+def test_days_that_share_visitors_are_never_added_up(tmp_path, clock, rotation_hours, state):
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
+        app.setup("owner", "correct horse battery", "example.com")
+        tell_a_story(app, clock, rotation_hours=rotation_hours, days=6)
+        app.run_jobs()
+        assert {found for _, found in sealed(app)[1:5]} == {state}
+        for dimension in ([], ["time:day"], ["time:week"], ["visit:source"], ["event:page"]):
+            for filters in ([], [["is", "visit:browser", ["Chrome"]]]):
+                assert_same(app, {"metrics": ["visitors", "visits", "pageviews"], "dimensions": dimension, "filters": filters,
+                                  "date_range": ["2025-10-29", "2025-11-05"]})
+
+
+def test_a_visitor_with_a_day_between_two_visits_makes_the_day_stand_apart(app, site, clock):
+    """As data that comes from elsewhere may have it."""
+    for _ in range(3):
+        site.send("/")
+        clock.advance(DAY)
+    clock.advance(DAY)
+    app.store.transact(lambda db: db.execute("update visits set visitor = 7 where id in (select min(id) from visits union select max(id) from visits)"))
+    app.run_jobs()
+    assert [state for _, state in sealed(app)][:3] == [1, 1, 2]
+    assert site.numbers("visitors", date_range="7d") == 2
+
+
+@pytest.mark.parametrize("wide", [3, 2_000])
+def test_a_dimension_with_too_many_values_has_no_rollups_and_the_same_numbers(tmp_path, clock, monkeypatch, wide):
+    monkeypatch.setattr(mininumbers, "WIDE", wide)
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
+        app.setup("owner", "correct horse battery", "example.com")
+        tell_a_story(app, clock)
+        app.run_jobs()
+        rolled = {place for place, in app.store.reader().execute("select distinct dimension from rollups")}
+        assert (1 in rolled) == (wide > len(PAGES))
+        for dimension in ("event:page", "visit:entry_page", "visit:source", "visit:device"):
+            for metrics in (["visitors", "percentage"], ["visits", "exit_rate", "bounce_rate"]):
+                assert_same(app, {"metrics": metrics, "dimensions": [dimension], "date_range": ["2025-10-29", "2025-11-06"]})
+
+
+def test_months_are_added_up_too(tmp_path):
+    clock = MovableClock(1_772_452_800)
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
+        fill_demo(app, "example.com", 4_000, 100, 5)
+        app.run_jobs()
+        assert app.store.reader().execute("select count(distinct day) from rollups where days > 1").fetchone()[0] == 3
+        for dimension in ([], *([name] for name in DIMENSIONS)):
+            for period in ("6mo", "12mo", ["2025-11-25", "2026-02-20"], ["2025-12-31", "2026-02-28"]):
+                assert_same(app, {"metrics": ["visitors", "visits", "pageviews", "bounce_rate", "visit_duration"], "dimensions": dimension, "date_range": period})
+
+
+# ---- when days are sealed, and opened --------------------------------------------------------------------------------
+
+def test_a_day_is_sealed_when_its_last_visit_is_over(app, site, clock):
+    clock.set(clock.now - clock.now % DAY + DAY - 600)
+    site.send("/")
+    clock.advance(1200)
+    site.send("/over-midnight")
+    clock.advance(1500)
+    app.run_jobs()
+    assert sealed(app) == []
+    clock.advance(400)
+    app.run_jobs()
+    assert len(sealed(app)) == 1
+    assert site.numbers("visits", "pageviews", date_range=["2026-03-02", "2026-03-03"]) == [1, 2]
+
+
+def test_the_day_of_a_visit_in_progress_stays_open_however_long_it_lasts(app, site, clock):
+    clock.set(clock.now - clock.now % DAY + DAY - 600)
+    site.send("/")
+    for _ in range(5):
+        clock.advance(1700)
+        site.send("/", "engagement", e=1000)
+        app.run_jobs()
+        assert sealed(app) == []
+    clock.advance(1801)
+    app.run_jobs()
+    assert len(sealed(app)) == 1
+
+
+def test_what_comes_while_the_clock_is_set_back_is_counted(app, site, clock):
+    site.send("/")
+    clock.advance(DAY)
+    site.send("/next", ip="192.0.2.2")
+    clock.advance(DAY)
+    app.run_jobs()
+    assert len(sealed(app)) == 2
+    clock.advance(-2 * DAY)
+    site.send("/late", ip="192.0.2.3")
+    assert sealed(app) == []
+    clock.advance(2 * DAY)
+    assert site.numbers("visitors", "pageviews", date_range="7d") == [3, 3]
+    clock.advance(60)
+    app.run_jobs()
+    assert len(sealed(app)) == 2
+    assert site.rows("visitors", dimensions=["time:day"], date_range=["2026-03-02", "2026-03-03"]) == [("2026-03-02", 2), ("2026-03-03", 1)]
+
+
+def test_a_hit_that_comes_while_its_day_is_read_leaves_the_day_open(app, site, clock, monkeypatch):
+    site.send("/")
+    clock.advance(DAY)
+    read = mininumbers.read_day
+
+    def read_and_be_late(*arguments):
+        found = read(*arguments)
+        clock.advance(-DAY)
+        app.store.transact(lambda db: mininumbers.unseal(db, 1, local_date(clock(), arguments[1].zone).toordinal()))  # as a hit would
+        clock.advance(DAY)
+        return found
+    mininumbers.settle_visits(app)
+    monkeypatch.setattr(mininumbers, "read_day", read_and_be_late)
+    assert seal(app) == 1
+    assert sealed(app) == []
+    monkeypatch.setattr(mininumbers, "read_day", read)
+    assert seal(app) == 1
+    assert len(sealed(app)) == 1
+
+
+def test_another_time_zone_makes_other_days(app, site, clock):
+    for _ in range(4):
+        site.send("/")
+        clock.advance(10 * 3600)
+    clock.advance(2 * DAY)
+    app.run_jobs()
+    before = site.rows("visitors", dimensions=["time:day"], date_range="7d")
+    app.set_site("example.com", timezone="Pacific/Auckland")
+    assert sealed(app) == []
+    at_once = site.rows("visitors", dimensions=["time:day"], date_range="7d")
+    clock.advance(60)
+    app.run_jobs()
+    assert sealed(app)
+    assert site.rows("visitors", dimensions=["time:day"], date_range="7d") == at_once != before
+
+
+def test_retention_takes_the_sealed_days_along(app, site, clock):
+    for number in range(6):
+        site.send(f"/secret-{number}", ip=f"192.0.2.{number}")
+        clock.advance(DAY)
+    app.run_jobs()
+    app.set_site("example.com", retention_days=3)
+    clock.advance(6 * 3600)
+    app.run_jobs()
+    app.run_jobs()
+    kept = local_date(clock(), get_site(app.store.reader(), app.settings, "example.com").zone).toordinal() - 3
+    for table in ("days", "columns", "rollups"):
+        days = {day for day, in app.store.reader().execute(f"select day from {table}")}
+        assert days and min(days) >= kept, table
+    assert site.numbers("visitors", date_range="7d") == 3
+    with counting_hits():
+        assert site.numbers("visitors", date_range=["2026-03-01", "2026-03-08"]) == 3
+
+
+def test_a_removed_site_leaves_nothing_sealed(app, site, clock):
+    site.send("/")
+    clock.advance(2 * DAY)
+    app.run_jobs()
+    app.remove_site("example.com")
+    for table in ("days", "columns", "rollups", "long_epochs"):
+        assert app.store.reader().execute(f"select count(*) from {table}").fetchone() == (0,), table
+
+
+def test_rollup_rebuild_makes_the_same_again(tmp_path):
+    db = tmp_path / "test.db"
+    assert run_command("demo", "--db", db, "--pageviews", "2000", "--days", "50").returncode == 0
+
+    def dump():
+        with contextlib.closing(sqlite3.connect(db)) as connection:
+            return [connection.execute(f"select * from {table}").fetchall() for table in ("columns", "rollups")] + [
+                connection.execute("select site_id, day, state, wide from days").fetchall()]
+    made = dump()
+    assert all(made)
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("update rollups set visitors = 0")
+        connection.execute("delete from columns where day % 2 = 0")
+    ended = run_command("rollup", "--rebuild", "--db", db)
+    assert (ended.returncode, ended.stdout) == (0, "Sealed 50 days.\n")
+    assert dump() == made
+    assert run_command("rollup", "--db", db).stdout == "Sealed 0 days.\n"
+    assert run_command("check", "--db", db).stdout == "ok\n"
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
+
+@given(st.dictionaries(st.sampled_from(["client_id", "visitor", "duration", "page", "page/pageviews"]),
+                       st.lists(st.integers(0, 2 ** 62), max_size=30), min_size=1))
+def test_columns_come_back_as_they_were(columns):
+    block = Block.unpack(Block(columns).pack())
+    assert {name: list(block[name]) for name in columns} == columns
+
+
+def test_columns_hold_no_visitor(told):
+    """Only how visitors of a day go together: who they are is not in the cache."""
+    db = told.store.reader()
+    for data, in db.execute("select data from columns where part < 2"):
+        block = Block.unpack(data)
+        assert "visitor" not in block or max(block["visitor"]) < len(block)
+
+
+# ---- kept answers ----------------------------------------------------------------------------------------------------
+
+def test_an_answer_is_kept_until_something_is_written(app, site, clock, monkeypatch):
+    made = []
+    original = mininumbers.run_queries
+    monkeypatch.setattr(mininumbers, "run_queries", lambda *arguments: made.append(1) or original(*arguments))
+    site.send("/")
+    assert [site.numbers("visitors"), site.numbers("visitors"), len(made)] == [1, 1, 1]
+    site.send("/", ip="192.0.2.2")
+    assert [site.numbers("visitors"), len(made)] == [2, 2]
+    clock.advance(31)
+    assert [site.numbers("visitors"), len(made)] == [2, 3]
+
+
+def test_an_answer_about_sealed_days_outlives_new_hits_but_not_old_ones(app, site, clock, monkeypatch):
+    made = []
+    original = mininumbers.run_queries
+    monkeypatch.setattr(mininumbers, "run_queries", lambda *arguments: made.append(1) or original(*arguments))
+    site.send("/")
+    clock.advance(DAY)
+    app.run_jobs()
+    assert [site.numbers("visitors", date_range="7d"), len(made)] == [1, 1]
+    site.send("/", ip="192.0.2.2")
+    assert [site.numbers("visitors", date_range="7d"), len(made)] == [1, 1]
+    clock.advance(-DAY)
+    site.send("/", ip="192.0.2.3")
+    clock.advance(DAY)
+    assert [site.numbers("visitors", date_range="7d"), len(made)] == [2, 2]
+
+
+def test_answers_of_one_site_are_not_those_of_another(app, site, clock):
+    app.add_site("example.org")
+    other = Site(app, "example.org")
+    site.send("/")
+    assert [site.numbers("visitors"), other.numbers("visitors"), site.numbers("visitors")] == [1, 0, 1]
+
+
+def test_kept_answers_are_bounded(app, site):
+    for number in range(app.answers.KEPT + 20):
+        site.numbers("visitors", pagination={"limit": number + 1})
+    assert len(app.answers._kept) == app.answers.KEPT
+
+
+def test_too_many_reports_at_once_are_refused_in_words(app, site):
+    site.send("/")
+    for _ in range(app.answers.AT_ONCE + app.answers.WAITING):
+        assert app.answers._door.acquire(blocking=False)
+    answer = site.web.post_json("/api/v2/query", {"site_id": "example.com", "metrics": ["visitors"], "date_range": "day"},
+                                headers={"Authorization": f"Bearer {site.token}"}, status=503)
+    assert answer.headers["Retry-After"] == "1" and answer.json["code"] == "busy"
+    for _ in range(app.answers.AT_ONCE + app.answers.WAITING):
+        app.answers._door.release()
+    assert site.numbers("visitors") == 1
+
+
+def test_a_report_that_takes_too_long_is_given_up_in_words(app, site, clock, monkeypatch):
+    site.send("/")
+    monkeypatch.setattr(mininumbers, "REPORT_SECONDS", -1)
+    answer = site.web.post_json("/api/v2/query", {"site_id": "example.com", "metrics": ["visitors"], "date_range": "7d", "filters": [
+        ["is", "event:page", ["/"]]], "dimensions": ["time:day"]}, headers={"Authorization": f"Bearer {site.token}"}, expect_errors=True)
+    clock.advance(DAY)
+    slow = site.web.post_json("/api/v2/query", {"site_id": "example.com", "metrics": ["visitors"], "date_range": "7d"},
+                              headers={"Authorization": f"Bearer {site.token}"}, status=503)
+    assert answer.status_int in (200, 503) and "takes longer than" in slow.json["error"]
+
+
+# ---- several questions at once ---------------------------------------------------------------------------------------
+
+def test_questions_asked_together_are_answered_as_if_alone(told):
+    site = Site(told)
+    bodies = [{"site_id": "example.com", "metrics": ["visitors", "visits"], "date_range": ["2025-10-29", "2025-11-06"], "dimensions": dimensions,
+               "filters": filters, "include": {"comparisons": {"mode": "previous_period"}}}
+              for dimensions in ([], ["time:day"], ["visit:source"], ["event:page"], ["event:props:plan"]) for filters in ([], [["is", "visit:browser", ["Chrome"]]])]
+    headers = {"Authorization": f"Bearer {site.token}"}
+    together = site.web.post_json("/api/v2/queries", {"queries": bodies}, headers=headers)
+    assert together.json["answers"] == [site.web.post_json("/api/v2/query", body, headers=headers).json for body in bodies]
+    site.web.post_json("/api/v2/queries", {"queries": bodies}, headers={**headers, "If-None-Match": together.headers["ETag"]}, status=304)
+
+
+@pytest.mark.parametrize("body", [{}, {"queries": []}, {"queries": {}}, {"queries": [1]}, {"queries": [{}]}, {"queries": [{"site_id": "example.com"}] * 51},
+                                  {"queries": [{"site_id": "example.com"}], "more": 1}, {"queries": [{"site_id": "example.com"}, {"site_id": "other.example"}]},
+                                  {"queries": [{"site_id": "example.com", "metrics": ["visitors"], "date_range": "never"}]}])
+def test_questions_that_cannot_be_asked_together_are_refused(site, body):
+    answer = site.web.post_json("/api/v2/queries", body, headers={"Authorization": f"Bearer {site.token}"}, expect_errors=True)
+    assert answer.status_int in (400, 404) and answer.json["error"]
+
+
+def test_the_demo_is_made_once(app, site):
+    token = app.create_token("writer", read_only=False)
+    headers = {"Authorization": f"Bearer {token}"}
+    assert site.web.post_json("/api/demo", {}, headers={"Authorization": f"Bearer {site.token}"}, status=403).json["code"] == "forbidden"
+    assert site.web.post_json("/api/demo", {}, headers=headers).json == {"site": "demo.example", "pageviews": 100_000}
+    assert "has data" in site.web.post_json("/api/demo", {}, headers=headers, status=400).json["error"]
