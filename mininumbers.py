@@ -332,7 +332,7 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def address_of(text: str) -> str:
     """Return a client's address in one spelling: an IPv4 address that came mapped into IPv6 is the IPv4 address."""
-    parsed = _ip(text)
+    parsed = _ip(text) if ":" in text else None  # IPv4 has but one spelling, and most addresses are that
     return str(getattr(parsed, "ipv4_mapped", None) or parsed or text)
 
 
@@ -990,6 +990,7 @@ def too_long(seconds: float) -> str:
 class _Job:
     work: Work
     item: Any
+    alters: bool = False  # may change what is remembered of the database
     done: Future = field(default_factory=Future)
 
 
@@ -1054,12 +1055,12 @@ class Store:
                 self._watch = connect(self.path, read_only=True)
             return self._watch.execute("pragma data_version").fetchone()[0]
 
-    def submit(self, work: Work, item: Any) -> Future:
+    def submit(self, work: Work, item: Any, alters: bool = False) -> Future:
         """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
 
         Raises Busy when the queue is full.
         """
-        job = _Job(work, item)
+        job = _Job(work, item, alters)
         with self._lock:
             if self._closed:
                 raise Busy("The server is stopping.")
@@ -1087,8 +1088,8 @@ class Store:
             raise Busy("The database did not answer in time. Try again in a moment.") from None
 
     def transact(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Run `function(connection)` alone in its part of a transaction and return its result once it is committed."""
-        return self.write(lambda connection, items: [function(connection) for _ in items])
+        """Run `function(connection)` alone in its part of a transaction and return its result once it is committed and all forget."""
+        return self.wait(self.submit(lambda connection, items: [function(connection) for _ in items], None, alters=True))
 
     def vacuum(self, pages: int = 200) -> bool:
         """Give up to `pages` free pages back to the file system; return whether that gave any, so that more may follow."""
@@ -1154,6 +1155,8 @@ class Store:
             self._notice_others()
             outcomes = [outcome for group in _groups(jobs) for outcome in self._attempt(group)]
             db.execute("commit")
+            if any(job.alters for job in jobs):
+                self.forget()
         except sqlite3.Error as error:
             self.forget()
             if db.in_transaction:
@@ -1488,6 +1491,7 @@ PAGE_LIMIT = 2_000
 NAME_LIMIT = 120
 PROPS_LIMIT, PROP_KEY_LIMIT, PROP_VALUE_LIMIT = 30, 300, 2_000
 ENGAGED_LIMIT = 7 * 86_400_000  # ms in one message
+SITE_SECONDS = 1.0  # for which what was read of a site is taken to hold
 PAGEVIEW, OTHER = 1, 2  # ids of texts that schema.sql puts in place
 ENGAGEMENT = "engagement"
 
@@ -1527,7 +1531,10 @@ class Form:
 
     def raw(self, *names: str) -> tuple[str, Any]:
         """Return (the name it came by, the value); (the last name, None) where there is none."""
-        return next(((name, value) for name in names if (value := self._body.get(name)) is not None), (names[-1], None))
+        for name in names:
+            if (value := self._body.get(name)) is not None:
+                return name, value
+        return names[-1], None
 
     def fail(self, name: str, message: str) -> None:
         """Note a mistake."""
@@ -1710,8 +1717,7 @@ class Hit:
     second: int
     sender: Sender = field(repr=False)
     event: Event
-    client: Client
-    origin: Origin
+    arrival: Callable[[], tuple[Client, Origin]] = field(repr=False)  # asked only of a hit that begins a visit, as most do not
 
     @property
     def is_engagement(self) -> bool:
@@ -1997,12 +2003,13 @@ class Batch:
 
     def _name_beginnings(self) -> None:
         """Give the visits that began here their client and origin."""
-        self.texts.add(self.db, (text for _, hit in self.begun for text in _closed_texts(hit.client, hit.origin)))
-        self.texts.intern(self.db, [(hit.site.id, hit.second, text) for _, hit in self.begun
-                                    for text in (*_client_row(hit.client), *_origin_row(hit.origin))])
-        clients = self._combinations("clients", _CLIENT_COLUMNS, [_client_row(hit.client) for _, hit in self.begun])
-        origins = self._combinations("origins", _ORIGIN_COLUMNS, [_origin_row(hit.origin) for _, hit in self.begun])
-        for (visit, _), client_id, origin_id in zip(self.begun, clients, origins):
+        arrivals = [hit.arrival() for _, hit in self.begun]
+        self.texts.add(self.db, (text for arrival in arrivals for text in _closed_texts(*arrival)))
+        clients, origins = [_client_row(client) for client, _ in arrivals], [_origin_row(origin) for _, origin in arrivals]
+        self.texts.intern(self.db, [(hit.site.id, hit.second, text) for (_, hit), client, origin in zip(self.begun, clients, origins)
+                                    for text in (*client, *origin)])
+        ids = zip(self._combinations("clients", _CLIENT_COLUMNS, clients), self._combinations("origins", _ORIGIN_COLUMNS, origins))
+        for (visit, _), (client_id, origin_id) in zip(self.begun, ids):
             visit.client_id, visit.origin_id = client_id, origin_id
 
     def _combinations(self, table: str, columns: Sequence[str], values: Sequence[tuple[str, ...]]) -> list[int]:
@@ -2041,7 +2048,8 @@ class Collector:
         self._agents = UserAgents(line for line in patterns if line and not line.startswith("#"))
         self._texts = Texts(settings.new_values_per_day)
         self.salts = Salts()
-        store.forgetters.append(self._texts.forget)
+        self._sites: dict[str, tuple[Site, float]] = {}  # domain → (site, when to read it again by time.monotonic)
+        store.forgetters += [self._texts.forget, self._forget_sites]
 
     def collect(self, event: Event, sender: Sender) -> str:
         """Record an event for each site it names. Return "", or why it was dropped. Raises Busy where it cannot be written now."""
@@ -2051,14 +2059,22 @@ class Collector:
 
     def _judge(self, event: Event, domain: str, sender: Sender, second: int) -> Hit | Drop:
         """Return the Hit that counts for a site, or the Drop that says why none does."""
-        site = find_site(self._store.reader(), self._settings, domain)
+        site = self._find_site(domain)
         reason = self._refusal(event, site, sender)
-        if reason:
-            return drop_of(site, second, reason)
-        client = self._agents.read(sender.user_agent)
-        mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
-        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
-        return Hit(site, second, sender, event, self._client(client, event, sender, mode), origin)
+        return drop_of(site, second, reason) if reason else Hit(site, second, sender, event, functools.partial(self._arrival, site, sender, event))
+
+    def _find_site(self, domain: str) -> Site | None:
+        """Return a site by its domain. A change made here counts from the next hit on, one made by another process within a second."""
+        sites = self._sites
+        site, until = sites.get(domain, (None, 0.0))
+        if time.monotonic() < until:
+            return site
+        if site := find_site(self._store.reader(), self._settings, domain):
+            sites[domain] = site, time.monotonic() + SITE_SECONDS
+        return site
+
+    def _forget_sites(self) -> None:
+        self._sites = {}  # another dict, as a request thread may just now be putting into this one what it read before the change
 
     def _refusal(self, event: Event, site: Site | None, sender: Sender) -> str:
         """Return why an event does not count, the cheapest reasons first, or ""."""
@@ -2074,12 +2090,16 @@ class Collector:
             return "spam"
         return ""
 
-    def _client(self, client: Client, event: Event, sender: Sender, mode: str) -> Client:
+    def _arrival(self, site: Site, sender: Sender, event: Event) -> tuple[Client, Origin]:
+        """Return what is stored of a visit that begins with this event."""
+        mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
+        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
         if mode == "paranoid":
-            return Client()
+            return Client(), origin
         country, region, city = self._geoip.locate(sender.address)
-        whole = dataclasses.replace(client, country=country, region=region, city=city, language=sender.language, screen=screen_of(event.width))
-        return reduce_client(whole, mode)
+        whole = dataclasses.replace(self._agents.read(sender.user_agent), country=country, region=region, city=city,
+                                    language=sender.language, screen=screen_of(event.width))
+        return reduce_client(whole, mode), origin
 
     def record(self, db: sqlite3.Connection, requests: Sequence[Sequence[Hit | Drop]]) -> list[list[str]]:
         """Write what each request brought, within the writer's transaction; return for each of it "" or why it does not count."""
@@ -4952,7 +4972,7 @@ def _believe(environ: dict, told: Mapping[str, str], proxies: int) -> None:
     """Put what the proxies tell in the place of what the socket says."""
     hop, scheme, host = (_from_outermost(told[f"X_FORWARDED_{name}"], proxies) for name in ("FOR", "PROTO", "HOST"))
     if hop:
-        match = None if _ip(hop) else _WITH_PORT.fullmatch(hop)
+        match = _WITH_PORT.fullmatch(hop) if (":" in hop or "[" in hop) and not _ip(hop) else None
         environ["REMOTE_ADDR"] = (match[1] or match[2]) if match else hop
     if scheme.lower() in ("http", "https"):
         environ["wsgi.url_scheme"] = scheme.lower()

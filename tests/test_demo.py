@@ -248,11 +248,11 @@ def replayed(filled, site):
             props = tuple((key, value) for (hit_id, key), value in filled.props.items() if hit_id == hit["id"])
             event = Event(hit["name"], (DOMAIN,), hit["page"], hit["hostname"], "", "", props, filled.revenue.get(hit["id"]),
                           hit["name"] != "newsletter shown", None, 0, None)
-            yield (hit["id"], 1), Hit(site, second(hit), sender, event, *common)
+            yield (hit["id"], 1), Hit(site, second(hit), sender, event, lambda common=common: common)
             if hit["engaged"]:
                 end = ends[hit["id"]]
                 event = dataclasses.replace(event, name=ENGAGEMENT, scroll=hit["scroll"], engaged=hit["engaged"])
-                yield (end, 0), Hit(site, end >> 16, sender, event, *common)
+                yield (end, 0), Hit(site, end >> 16, sender, event, lambda common=common: common)
 
 
 def test_the_collector_would_have_written_the_same(tmp_path):
