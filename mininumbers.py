@@ -782,28 +782,22 @@ class Salts:
         # epochs is held here, in memory, until the visit ends; a restart forgets it and at worst splits such a visit.
         self.carried: dict[tuple[int, int], int] = {}
 
-    def current(self, db: sqlite3.Connection, site: Site, second: int) -> bytes:
-        """Return the salt of the site's epoch, made at its first hit."""
+    def usable(self, db: sqlite3.Connection, site: Site, second: int) -> list[bytes]:
+        """Return the salt of the site's epoch, made at its first hit, then those of ended epochs within the grace, newest first."""
         epoch, ends_at = epoch_at(second, site.rotation_hours, site.zone)
-        row = db.execute("select salt from salts where site_id = ? and epoch = ? and ends_at > ?", (site.id, epoch, second)).fetchone()
-        if row:
-            return row[0]
-        salt = self._random_bytes(32)
-        db.execute("insert into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, salt, ends_at))
-        if site.rotation_hours > 24:
-            note_long_epoch(db, site.id, second, ends_at)
-        return salt
+        rows = db.execute("select epoch, ends_at, salt from salts where site_id = ? and ends_at > ? order by ends_at desc",
+                          (site.id, second - VISIT_TIMEOUT)).fetchall()
+        current = [salt for each, ends, salt in rows if each == epoch and ends > second][:1]
+        if not current:
+            current = [self._random_bytes(32)]
+            db.execute("insert into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, *current, ends_at))
+            if site.rotation_hours > 24:
+                note_long_epoch(db, site.id, second, ends_at)
+        return current + [salt for _, ends, salt in rows if ends <= second]
 
-    def previous(self, db: sqlite3.Connection, site: Site, second: int) -> list[bytes]:
-        """Return the salts of ended epochs that are still within the grace of one visit timeout, newest first."""
-        rows = db.execute("select salt from salts where site_id = ? and ends_at <= ? and ends_at > ? order by ends_at desc",
-                          (site.id, second, second - VISIT_TIMEOUT))
-        return [salt for salt, in rows]
-
-    def candidates(self, salts: tuple[bytes, list[bytes]], site: Site, address: str, user_agent: str) -> list[int]:
+    def candidates(self, salts: Sequence[bytes], site: Site, address: str, user_agent: str) -> list[int]:
         """Return the visitors a hit may belong to: today's first, then those a visit in progress may have begun with."""
-        current, previous = salts
-        hashes = [visitor_hash(salt, address, user_agent) for salt in (current, *previous)]
+        hashes = [visitor_hash(salt, address, user_agent) for salt in salts]
         carried = [self.carried[key] for each in hashes if (key := (site.id, each)) in self.carried]
         return [*hashes, *carried]
 
@@ -1491,7 +1485,7 @@ PAGE_LIMIT = 2_000
 NAME_LIMIT = 120
 PROPS_LIMIT, PROP_KEY_LIMIT, PROP_VALUE_LIMIT = 30, 300, 2_000
 ENGAGED_LIMIT = 7 * 86_400_000  # ms in one message
-SITE_SECONDS = 1.0  # for which what was read of a site is taken to hold
+SITE_SECONDS = 0.1  # for which what was read of a site is taken to hold, should another process change it
 PAGEVIEW, OTHER = 1, 2  # ids of texts that schema.sql puts in place
 ENGAGEMENT = "engagement"
 
@@ -1747,27 +1741,29 @@ def drop_of(site: Site | None, second: int, reason: str) -> Drop:
 
 
 class Texts:
-    """Interned text. Lives on the writer's thread.
+    """Interned text, and the rows of `clients` and `origins` that combine texts. Lives on the writer's thread.
 
     A flood of made-up paths must not fill the disk: beyond a number of new texts per site and day, what is new becomes (other).
     The tally is in memory; a restart begins it anew.
     """
 
-    CACHE = 50_000  # texts remembered; some 10 MB
+    CACHE = 50_000  # texts remembered, and combinations of each kind; some 10 MB each
 
     def __init__(self, new_per_day: int):
         self._new_per_day = new_per_day
         self._ids: dict[str, int] = {}
+        self.combinations: dict[str, dict[tuple[int, ...], int]] = {"clients": {}, "origins": {}}  # ids of texts → id of their row
         self._new: dict[int, tuple[int, int]] = {}  # site → (day, how many)
 
     def forget(self) -> None:
         """Forget the ids, as they may have been rolled back or changed by another process."""
-        self._ids.clear()
+        for known in (self._ids, *self.combinations.values()):
+            known.clear()
 
     def trim(self) -> None:
         """Forget when it has become too much. Only between batches: what a batch has learned it needs to its end."""
-        if len(self._ids) > self.CACHE:
-            self._ids.clear()
+        if max(map(len, (self._ids, *self.combinations.values()))) > self.CACHE:
+            self.forget()
 
     def load(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
         """Learn the ids of those texts that are already there."""
@@ -1860,7 +1856,7 @@ def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: It
     """Insert all rows by one statement.
 
     CPython's sqlite3 lets go of the interpreter lock at every step; row by row, next to a server's polling loop, that made writing
-    many times slower.
+    many times slower. Reading is the same: what a batch asks for comes as one row wherever it is much.
     """
     if rows := list(rows):
         values = ", ".join(f"json_extract(value, '$[{index}]')" for index in range(len(columns)))
@@ -1887,19 +1883,17 @@ class Batch:
 
     def _visitors(self, hits: Sequence[Hit]) -> list[list[int]]:
         """Return for each hit the visitors it may belong to, likeliest first."""
-        salts: dict[tuple[int, int], tuple[bytes, list[bytes]]] = {}
-        for hit in hits:
-            if (key := (hit.site.id, hit.second)) not in salts:
-                salts[key] = self.salts.current(self.db, hit.site, hit.second), self.salts.previous(self.db, hit.site, hit.second)
+        moments = {(hit.site.id, hit.second): hit.site for hit in hits}
+        salts = {(site_id, second): self.salts.usable(self.db, site, second) for (site_id, second), site in moments.items()}
         return [self.salts.candidates(salts[hit.site.id, hit.second], hit.site, hit.sender.address, hit.sender.user_agent) for hit in hits]
 
     def _open_visits(self, keys: set[tuple[int, int]]) -> dict[tuple[int, int], Visit]:
-        rows = self.db.execute(f"""
-            select {', '.join('v.' + column for column in _VISIT_COLUMNS)}
+        found, = self.db.execute(f"""
+            select json_group_array(json_array({', '.join('v.' + column for column in _VISIT_COLUMNS)}))
             from json_each(?) j cross join visits v
             where v.live = 1 and v.site_id = json_extract(j.value, '$[0]') and v.visitor = json_extract(j.value, '$[1]')""",
-                               (json.dumps(list(keys)),))
-        return {(visit.site_id, visit.visitor): visit for visit in (Visit(*row) for row in rows)}
+                                 (json.dumps(list(keys)),)).fetchone()
+        return {(visit.site_id, visit.visitor): visit for visit in (Visit(*row) for row in json.loads(found))}
 
     def add(self, hit: Hit, candidates: list[int]) -> str:
         """Add a hit; return "" or the reason why it does not count."""
@@ -2014,12 +2008,13 @@ class Batch:
 
     def _combinations(self, table: str, columns: Sequence[str], values: Sequence[tuple[str, ...]]) -> list[int]:
         """Return the row of `table` for each tuple of texts, adding those combinations that are new."""
-        rows = [tuple(map(self.texts.id_of, value)) for value in values]
-        _insert(self.db, table, columns, set(rows), "on conflict do nothing")
-        where = " and ".join(f"{column} = json_extract(j.value, '$[{index}]')" for index, column in enumerate(columns))
-        found = self.db.execute(f"select j.key, t.id from json_each(?) j cross join {table} t where {where}", (json.dumps(rows),))
-        ids = dict(found)
-        return [ids[index] for index in range(len(rows))]
+        rows, known = [tuple(map(self.texts.id_of, value)) for value in values], self.texts.combinations[table]
+        if fresh := [row for row in dict.fromkeys(rows) if row not in known]:
+            _insert(self.db, table, columns, fresh, "on conflict do nothing")
+            where = " and ".join(f"{column} = json_extract(j.value, '$[{index}]')" for index, column in enumerate(columns))
+            found = self.db.execute(f"select j.key, t.id from json_each(?) j cross join {table} t where {where}", (json.dumps(fresh),))
+            known.update((fresh[index], row_id) for index, row_id in found)
+        return [known[row] for row in rows]
 
     def _write_engagement(self) -> None:
         rows = [(*key, *value) for key, value in self.engaged.items()]
@@ -2064,7 +2059,7 @@ class Collector:
         return drop_of(site, second, reason) if reason else Hit(site, second, sender, event, functools.partial(self._arrival, site, sender, event))
 
     def _find_site(self, domain: str) -> Site | None:
-        """Return a site by its domain. A change made here counts from the next hit on, one made by another process within a second."""
+        """Return a site by its domain, from memory where it was read just now: a query of each request thread for each hit is dear."""
         sites = self._sites
         site, until = sites.get(domain, (None, 0.0))
         if time.monotonic() < until:

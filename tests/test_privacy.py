@@ -491,7 +491,7 @@ def test_salts_of_hundreds_of_sites_leave_no_trace_where_pages_of_the_table_are_
             for site in chance.sample(sorted(rotations), 210):
                 values = mininumbers.Site(site, f"{site}.example", "UTC", (), "standard", rotations[site], 0, "drop")
                 ends_at = mininumbers.epoch_at(now, rotations[site], zone)[1]
-                living[salts.current(db, values, now)] = ends_at
+                living[salts.usable(db, values, now)[0]] = ends_at
             db.execute("commit")
             destroy_salts(db, now)
             db.execute("pragma wal_checkpoint(truncate)").fetchall()

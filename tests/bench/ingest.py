@@ -39,7 +39,6 @@ AGENTS = [agent.format(version, version) for version in range(112, 132) for agen
 REFERRERS = ["", "", "", "https://www.google.com/", "https://duckduckgo.com/", "https://t.co/x1", "https://news.ycombinator.com/item?id=1",
              "https://www.reddit.com/r/selfhosted/", "https://chatgpt.com/", *(f"https://blog{number}.example.net/post" for number in range(30))]
 QUERIES = [""] * 12 + ["?utm_source=newsletter&utm_medium=email&utm_campaign=may", "?gclid=abc", "?ref=producthunt", "?page=2&sort=new"]
-EMPTY = b"GET /tracker.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 # ---- client ----------------------------------------------------------------------------------------------------------
@@ -54,16 +53,17 @@ def hits(seed):
             body = {"n": "pageview", "u": page + chance.choice(QUERIES), "d": DOMAIN, "r": referrer, "w": chance.choice((390, 820, 1366, 1920))}
             if chance.random() < 0.05:
                 body |= {"n": "Signup", "p": {"plan": chance.choice(("free", "pro"))}}
-            requests.append(request(json.dumps(body).encode(), address, agent))
+            requests.append(request("POST /api/event", address, agent, json.dumps(body).encode()))
             referrer = f"https://{DOMAIN}/"
     chance.shuffle(requests)
     return requests
 
 
-def request(body, address, agent):
-    """Return a POST as a reverse proxy passes it on."""
-    return (f"POST /api/event HTTP/1.1\r\nHost: stats.{DOMAIN}\r\nX-Forwarded-For: {address}\r\nUser-Agent: {agent}\r\n"
-            f"Accept-Language: en-GB,en;q=0.9\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
+def request(target, address, agent, body=b""):
+    """Return a request as a reverse proxy passes it on."""
+    about_body = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n" if body else ""
+    return (f"{target} HTTP/1.1\r\nHost: stats.{DOMAIN}\r\nX-Forwarded-For: {address}\r\nUser-Agent: {agent}\r\n"
+            f"Accept-Language: en-GB,en;q=0.9\r\n{about_body}\r\n").encode() + body
 
 
 class Connection:
@@ -122,7 +122,7 @@ def load(port, seconds, connections, requests):
 
 
 def load_empty(port, seconds, connections, seed):
-    return load(port, seconds, connections, [EMPTY])
+    return load(port, seconds, connections, [request("GET /tracker.js", "192.0.2.1", AGENTS[0])])
 
 
 def load_hits(port, seconds, connections, seed):
