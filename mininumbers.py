@@ -984,8 +984,17 @@ def too_long(seconds: float) -> str:
 class _Job:
     work: Work
     item: Any
-    alters: bool = False  # may change what is remembered of the database
     done: Future = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Work of a single job that may change anything: what is remembered of the database may no longer hold after it."""
+
+    function: Callable[[sqlite3.Connection], Any]
+
+    def __call__(self, connection: sqlite3.Connection, items: list) -> list:
+        return [self.function(connection) for _ in items]
 
 
 class _Reader:
@@ -1008,7 +1017,8 @@ class Store:
         self._file = _file_identity(path)
         self._readers = threading.local()
         self._all_readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
-        self._queue: queue.Queue[_Job | None] = queue.Queue(queue_size)
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue_size = queue_size
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -1049,22 +1059,21 @@ class Store:
                 self._watch = connect(self.path, read_only=True)
             return self._watch.execute("pragma data_version").fetchone()[0]
 
-    def submit(self, work: Work, item: Any, alters: bool = False) -> Future:
+    def submit(self, work: Work, item: Any) -> Future:
         """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
 
         Raises Busy when the queue is full.
         """
-        job = _Job(work, item, alters)
+        job = _Job(work, item)
         with self._lock:
             if self._closed:
                 raise Busy("The server is stopping.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mininumbers-writer", daemon=True)
                 self._thread.start()
-            try:
-                self._queue.put_nowait(job)  # under the lock, so that nothing is queued behind the word to stop
-            except queue.Full:
-                raise Busy("Too many hits are waiting to be written. Try again in a moment.") from None
+            if self._queue.qsize() >= self._queue_size:
+                raise Busy("Too many hits are waiting to be written. Try again in a moment.")
+            self._queue.put(job)  # under the lock, so that nothing is queued behind the word to stop
         return job.done
 
     def write(self, work: Work, item: Any = None) -> Any:
@@ -1083,7 +1092,7 @@ class Store:
 
     def transact(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run `function(connection)` alone in its part of a transaction and return its result once it is committed and all forget."""
-        return self.wait(self.submit(lambda connection, items: [function(connection) for _ in items], None, alters=True))
+        return self.write(_Alone(function))
 
     def vacuum(self, pages: int = 200) -> bool:
         """Give up to `pages` free pages back to the file system; return whether that gave any, so that more may follow."""
@@ -1147,9 +1156,10 @@ class Store:
                 raise sqlite3.OperationalError("the database file was removed or replaced; put it back, or start the server again")
             db.execute("begin immediate")
             self._notice_others()
-            outcomes = [outcome for group in _groups(jobs) for outcome in self._attempt(group)]
+            groups = list(_groups(jobs))
+            outcomes = [outcome for group in groups for outcome in self._attempt(group, alone=len(groups) == 1)]
             db.execute("commit")
-            if any(job.alters for job in jobs):
+            if any(isinstance(job.work, _Alone) for job in jobs):
                 self.forget()
         except sqlite3.Error as error:
             self.forget()
@@ -1162,21 +1172,30 @@ class Store:
         for job, (error, result) in zip(jobs, outcomes):
             job.done.set_exception(error) if error else job.done.set_result(result)
 
-    def _attempt(self, jobs: list[_Job]) -> list[tuple[Exception | None, Any]]:
-        """Do a group of like jobs; where it fails, each alone, so that only the one at fault fails."""
+    def _attempt(self, jobs: list[_Job], alone: bool = False) -> list[tuple[Exception | None, Any]]:
+        """Do a group of like jobs; where it fails, each by itself, so that only the one at fault fails.
+
+        A group that is alone in its transaction needs no savepoint, for which SQLite copies every page that then changes.
+        """
         db = self._writer
-        db.execute("savepoint attempt")
+        if not alone:
+            db.execute("savepoint attempt")
         try:
             results = jobs[0].work(db, [job.item for job in jobs])
-            db.execute("release attempt")
+            if not alone:
+                db.execute("release attempt")
             return [(None, result) for result in results]
         except Exception as error:
             if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
                 raise  # the disk or the file, not this work: nothing else in this transaction can succeed either
             failure = error
         self.forget()
-        db.execute("rollback to attempt")
-        db.execute("release attempt")
+        if alone:
+            db.execute("rollback")
+            db.execute("begin immediate")
+        else:
+            db.execute("rollback to attempt")
+            db.execute("release attempt")
         if len(jobs) == 1:
             return [(failure, None)]
         return [self._attempt([job])[0] for job in jobs]
@@ -1935,7 +1954,7 @@ class Batch:
 
     def _begin(self, hit: Hit, hit_id: int, visitor: int) -> Visit:
         if stale := self.open.get((hit.site.id, visitor)):
-            stale.live = 0  # before the new one: a visitor has one visit in progress
+            stale.live = 0
             self.changed[stale.site_id, stale.id] = stale
         page = self.texts.id_of(hit.event.page)
         visit = self.open[hit.site.id, visitor] = Visit(hit.site.id, hit_id, visitor, entry_page=page, exit_page=page)
@@ -1973,9 +1992,14 @@ class Batch:
         """Write everything."""
         self._unseal()
         self._name_beginnings()
+        if stale := [(visit.site_id, visit.id) for visit in self.changed.values() if not visit.live]:
+            # Before the new ones, as a visitor has one visit in progress; and apart, as to set `live` is to write to its index.
+            self.db.execute("""
+                update visits set live = 0 from json_each(?) j
+                where visits.site_id = json_extract(j.value, '$[0]') and visits.id = json_extract(j.value, '$[1]')""", (json.dumps(stale),))
         _insert(self.db, "visits", _VISIT_COLUMNS, map(_visit_row, self.changed.values()), """
             on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_id = excluded.exit_id,
-            pageviews = excluded.pageviews, interactive = excluded.interactive, duration = excluded.duration, live = excluded.live""")
+            pageviews = excluded.pageviews, interactive = excluded.interactive, duration = excluded.duration""")
         text = self.texts.id_of
         _insert(self.db, "hits", ("site_id", "id", "since", "name", "page", "hostname"), (
             (visit.site_id, hit_id, hit_id - visit.id, text(hit.event.name), text(hit.event.page), text(hit.event.hostname))
@@ -5191,6 +5215,8 @@ def command_serve(given: argparse.Namespace) -> None:
     logging.getLogger("waitress").addFilter(_discreet)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that waits for a thread, as a burst's do
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # A hit changes threads some ten times, and beside a large report's pure Python waits this long at each; it is 5 ms by default.
+    sys.setswitchinterval(0.0005)
     with contextlib.closing(create_app(settings)) as app:
         server = _create_server(app, settings)
         port = server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port

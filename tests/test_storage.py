@@ -18,6 +18,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -746,13 +747,13 @@ def test_nothing_is_taken_after_closing_and_closing_twice_is_no_mistake(store):
 def test_work_that_comes_while_the_store_closes_is_done_or_refused_but_never_forgotten(store, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
     store.write(write_notes, "before")
-    put = store._queue.put_nowait
+    queue = store._queue
 
     def put_late(job):
         entered.set()
         go_on.wait(PATIENCE)
-        put(job)
-    monkeypatch.setattr(store._queue, "put_nowait", put_late)
+        queue.put(job)
+    monkeypatch.setattr(store, "_queue", SimpleNamespace(put=put_late, get=queue.get, get_nowait=queue.get_nowait, qsize=queue.qsize))
     with ThreadPoolExecutor(2) as pool:
         late = pool.submit(store.submit, write_notes, "late")
         entered.wait(PATIENCE)
