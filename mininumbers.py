@@ -1696,9 +1696,11 @@ def _without_query(text: str) -> str:
 def _read_revenue(form: Form) -> tuple[int, str] | None:
     """Return (amount in the currency's minor unit, currency)."""
     name, value = form.raw("$", "revenue")
-    with contextlib.suppress(InvalidInput):
-        value = load_json(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) and value else value
     if value is None or value == "":
+        return None
+    with contextlib.suppress(InvalidInput):
+        value = load_json(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else value
+    if value is None or value == "":  # as JSON within the text
         return None
     currency = value.get("currency") if isinstance(value, dict) else None
     if not isinstance(currency, str) or currency.upper() not in CURRENCIES:
@@ -1801,11 +1803,9 @@ class Texts:
 
     def add(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
         """Learn the ids of texts, all of which may be added."""
-        wanted = dict.fromkeys(wanted)
-        self.load(db, wanted)
-        if fresh := [text for text in wanted if text not in self._ids]:
-            db.execute("insert into texts (text) select value from json_each(?)", (json.dumps(fresh),))
-            self.load(db, fresh)
+        if unknown := [text for text in dict.fromkeys(wanted) if text not in self._ids]:
+            db.execute("insert into texts (text) select value from json_each(?) where true on conflict do nothing", (json.dumps(unknown),))
+            self.load(db, unknown)
 
     def _may_add(self, site_id: int, day: int) -> bool:
         known_day, count = self._new.get(site_id, (day, 0))

@@ -28,6 +28,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PROGRAM = HERE.parents[1] / "mininumbers.py"
 DOMAIN = "example.com"
 REQUESTS = 8_000  # different ones, sent over and over
+VISITORS = 300  # on the site at a time
 PATIENCE = 30  # seconds without any answer after which the benchmark gives up
 
 AGENTS = [agent.format(version, version) for version in range(112, 132) for agent in (
@@ -44,18 +45,23 @@ QUERIES = [""] * 12 + ["?utm_source=newsletter&utm_medium=email&utm_campaign=may
 # ---- client ----------------------------------------------------------------------------------------------------------
 
 def hits(seed):
-    """Return the requests of many visitors: each looks at one to six pages, and their turns are mixed."""
-    chance, requests = random.Random(seed), []
+    """Return the requests of many visitors, a few hundred at a time on the site; one looks at three pages on average."""
+    chance, present, requests = random.Random(seed), [], []
     while len(requests) < REQUESTS:
-        address, agent, referrer = f"{chance.randint(1, 223)}.{chance.randrange(256)}.{chance.randrange(256)}.7", chance.choice(AGENTS), chance.choice(REFERRERS)
-        for _ in range(chance.randint(1, 6)):
-            page = f"https://{DOMAIN}/section-{int(chance.paretovariate(1)) % 40}/article-{int(chance.paretovariate(0.6)) % 2000}"
-            body = {"n": "pageview", "u": page + chance.choice(QUERIES), "d": DOMAIN, "r": referrer, "w": chance.choice((390, 820, 1366, 1920))}
-            if chance.random() < 0.05:
-                body |= {"n": "Signup", "p": {"plan": chance.choice(("free", "pro"))}}
-            requests.append(request("POST /api/event", address, agent, json.dumps(body).encode()))
-            referrer = f"https://{DOMAIN}/"
-    chance.shuffle(requests)
+        if len(present) < VISITORS:
+            address = ".".join(str(chance.randint(1, 223)) for _ in range(4))
+            present.append((address, chance.choice(AGENTS), chance.choice(REFERRERS), chance.choice(QUERIES), chance.choice((390, 820, 1366, 1920))))
+            address, agent, referrer, query, width = present[-1]
+        else:
+            address, agent, _, _, width = present[chance.randrange(VISITORS)]
+            referrer, query = f"https://{DOMAIN}/", ""
+        page = f"https://{DOMAIN}/section-{int(chance.paretovariate(1)) % 40}/article-{int(chance.paretovariate(0.6)) % 2000}"
+        body = {"n": "pageview", "u": page + query, "d": DOMAIN, "r": referrer, "w": width}
+        if chance.random() < 0.05:
+            body |= {"n": "Signup", "p": {"plan": chance.choice(("free", "pro"))}}
+        requests.append(request("POST /api/event", address, agent, json.dumps(body).encode()))
+        if len(present) == VISITORS and chance.random() < 1 / 3:  # a visitor leaves, and so another comes
+            present.pop(chance.randrange(VISITORS))
     return requests
 
 
