@@ -1,12 +1,16 @@
 """What the tests share: a clock they own, an app on a fresh database, a real server, and a browser."""
 import contextlib
+import http.client
+import json
 import os
 import pathlib
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 import webtest
@@ -18,6 +22,7 @@ from mininumbers import Settings, create_app  # noqa: E402
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36"
 PASSWORD = "correct horse battery"
+PATIENCE = 20  # seconds until a test gives up waiting for what must happen
 
 
 class MovableClock:
@@ -103,6 +108,7 @@ class Server:
         self.url = match[1]
 
     def kill(self):
+        """End it as the kernel does when memory is short: at once, with nothing finished."""
         self.process.kill()
         self.process.wait()
 
@@ -131,6 +137,66 @@ def run_command(*arguments, stdin="", env=()):
     """Run the command line and return the finished process."""
     return subprocess.run([sys.executable, str(ROOT / "mininumbers.py"), *map(str, arguments)], input=stdin, capture_output=True, text=True,
                           timeout=60, env={**os.environ, **dict(env)})
+
+
+def make_database(path):
+    """Create a database with the site example.com, and nothing open."""
+    with contextlib.closing(create_app(Settings(db=str(path), geoip=""))) as app:
+        app.setup("owner", "correct horse", "example.com")
+    return path
+
+
+class Browser:
+    """A connection to a real server that stays open."""
+
+    def __init__(self, url, ip="192.0.2.1"):
+        self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+        self.headers = {"User-Agent": CHROME, "X-Forwarded-For": ip, "Content-Type": "text/plain"}
+
+    def post(self, path="/", **more):
+        """Send an event, a pageview unless `more` says otherwise, and return (status, headers)."""
+        body = {"n": "pageview", "u": f"https://example.com{path}", "d": "example.com", **more}
+        self.connection.request("POST", "/api/event", json.dumps(body), self.headers)
+        answer = self.connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers
+
+    def get(self, path):
+        """Ask for a page and return (status, body)."""
+        self.connection.request("GET", path, headers=self.headers)
+        answer = self.connection.getresponse()
+        return answer.status, answer.read()
+
+
+def ask(path, query, *values):
+    """Read from a database file as another program would."""
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
+        return db.execute(query, values).fetchall()
+
+
+def pages(path):
+    """The page of every hit, by arrival."""
+    return [page for page, in ask(path, "select text from hits join texts on texts.id = page order by site_id, hits.id")]
+
+
+def assert_visits_are_whole(path):
+    """Every visit tells the truth about its hits, every hit is in one, and no visit is without."""
+    kept = ask(path, """
+        select site_id, id, pageviews, entry_page, exit_id, exit_page from visits order by site_id, id""")
+    recounted = ask(path, """
+        with counted as (
+            select site_id, visit_id, min(id) as first, max(id) as last, count(*) filter (where name = 1) as pageviews,
+                   coalesce(max(id) filter (where name = 1), 0) as exit_id
+            from hits group by site_id, visit_id)
+        select c.site_id, first, pageviews, entry.page, exit_id, exit.page
+        from counted c join hits entry on entry.site_id = c.site_id and entry.id = first
+                       join hits exit on exit.site_id = c.site_id and exit.id = iif(exit_id, exit_id, last)
+        order by c.site_id, first""")
+    assert kept == recounted
+    outlived = ask(path, """
+        select h.id from hits h left join visits v on v.site_id = h.site_id and v.id = h.visit_id
+        where v.id is null or h.id < v.id or (h.id >> 16) - (v.id >> 16) > v.duration""")
+    assert outlived == []
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """What is acknowledged is on the disk, whatever happens; and what cannot be written is said so.
 
-Contents: kill -9 · restarts · a database that another process holds · a full disk · files that cannot be used · a file that is
-replaced · migrations · group commit · the queue · closing · readers · what other processes write · check
+Contents: restarts · a database that another process holds · files that cannot be used · a file that is replaced · migrations ·
+group commit · the queue · closing · readers · what other processes write · check. What befalls the whole program, kill -9 above
+all, is in test_reliability.py.
 """
 import contextlib
-import http.client
 import json
 import os
 import random
-import resource
 import sqlite3
 import stat
 import subprocess
@@ -22,60 +21,18 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import CHROME, ROOT, MovableClock, Site, run_command
+from conftest import PATIENCE, ROOT, Browser, MovableClock, Site, ask, assert_visits_are_whole, make_database, pages, run_command
 from hypothesis import given, settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import mininumbers
 from mininumbers import Busy, DatabaseError, Settings, Store, check_database, create_app, open_database
 
-PATIENCE = 20  # seconds until a test gives up waiting for what must happen
-
-
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """Jobs run when a test says so, and passwords are not what is tested here."""
     monkeypatch.setattr(mininumbers.Scheduler, "start", lambda self: None)
     monkeypatch.setitem(mininumbers.SCRYPT, "n", 16)
-
-
-def make_database(path):
-    """Create a database with the site example.com, and nothing open."""
-    with contextlib.closing(create_app(Settings(db=str(path), geoip=""))) as app:
-        app.setup("owner", "correct horse", "example.com")
-    return path
-
-
-class Browser:
-    """A connection to a real server that stays open."""
-
-    def __init__(self, url, ip="192.0.2.1"):
-        self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
-        self.headers = {"User-Agent": CHROME, "X-Forwarded-For": ip, "Content-Type": "text/plain"}
-
-    def post(self, path, **more):
-        """Send a pageview and return (status, headers)."""
-        body = {"n": "pageview", "u": f"https://example.com{path}", "d": "example.com", **more}
-        self.connection.request("POST", "/api/event", json.dumps(body), self.headers)
-        answer = self.connection.getresponse()
-        answer.read()
-        return answer.status, answer.headers
-
-    def get(self, path):
-        self.connection.request("GET", path, headers=self.headers)
-        answer = self.connection.getresponse()
-        return answer.status, answer.read()
-
-
-def ask(path, query, *values):
-    """Read from a database file as another program would."""
-    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
-        return db.execute(query, values).fetchall()
-
-
-def pages(path):
-    """The page of every hit, by arrival."""
-    return [page for page, in ask(path, "select text from hits join texts on texts.id = page order by site_id, hits.id")]
 
 
 @contextlib.contextmanager
@@ -85,54 +42,6 @@ def write_lock(path):
         db.execute("begin immediate")
         yield
         db.execute("rollback")
-
-
-# ---- kill -9 ---------------------------------------------------------------------------------------------------------
-
-ROUNDS, CALLERS = 5, 12
-
-
-def load(server, prefix):
-    """Post hits with unique paths from one connection until it breaks; return (acknowledged, sent)."""
-    acknowledged, sent = [], []
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        browser = Browser(server.url, ip=f"192.0.2.{random.randrange(250)}")
-        while True:
-            sent.append(f"{prefix}-{len(sent)}")
-            if browser.post(sent[-1], p={"of": sent[-1]})[0] == 202:
-                acknowledged.append(sent[-1])
-    return acknowledged, sent
-
-
-def test_kill_9_under_load_loses_no_acknowledged_hit_and_counts_none_twice(tmp_path, start_server):
-    db = make_database(tmp_path / "test.db")
-    acknowledged, sent = [], []
-    for round_ in range(ROUNDS):
-        server = start_server(db, "--geoip", "")
-        with ThreadPoolExecutor(CALLERS) as pool:
-            results = [pool.submit(load, server, f"/{round_}-{caller}") for caller in range(CALLERS)]
-            time.sleep(random.uniform(0.1, 0.6))  # the moment of the kill is what is drawn here
-            server.kill()
-        for result in results:
-            acknowledged += result.result()[0]
-            sent += result.result()[1]
-    stored = pages(db)
-    assert len(acknowledged) > ROUNDS * CALLERS
-    assert set(acknowledged) <= set(stored) <= set(sent)
-    assert len(stored) == len(set(stored))
-    props = ask(db, "select t.text, v.text from props p join hits h on (h.site_id, h.id) = (p.site_id, p.hit_id) join texts t on t.id = h.page "
-                "join texts v on v.id = p.value")
-    assert sorted(props) == sorted(zip(stored, stored))
-    assert_visits_are_whole(db)
-    assert run_command("check", "--db", db).stdout == "ok\n"
-
-
-def assert_visits_are_whole(db):
-    """Every visit tells the truth about its hits."""
-    kept = ask(db, "select id, pageviews, entry_page, exit_id, exit_page, duration from visits order by id")
-    assert kept == ask(db, """
-        select first, pageviews, (select page from hits where id = first), last, (select page from hits where id = last), (last >> 16) - (first >> 16)
-        from (select visit_id first, count(*) pageviews, max(id) last from hits group by visit_id) order by first""")
 
 
 # ---- restarts --------------------------------------------------------------------------------------------------------
@@ -236,44 +145,6 @@ def test_a_database_that_is_locked_at_the_start_is_refused_in_one_line(impatient
         other.execute("insert into texts (text) values ('x')")
         with pytest.raises(DatabaseError, match="locked by another program"):
             create_app(Settings(db=str(db), geoip=""))
-
-
-# ---- a full disk -----------------------------------------------------------------------------------------------------
-
-def set_disk_limit(process, size):
-    """Let no file of a process grow beyond `size` bytes, as when the disk is full."""
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def test_a_full_disk_is_answered_503_and_loses_nothing_acknowledged(tmp_path, start_server):
-    db = make_database(tmp_path / "test.db")
-    server = start_server(db, "--geoip", "")
-    browser = Browser(server.url)
-    assert browser.post("/0")[0] == 202
-    set_disk_limit(server.process, os.path.getsize(f"{db}-wal") + 50_000)
-    acknowledged = ["/0"]
-    for number in range(1, 500):
-        status, headers = browser.post(f"/{number}", p={"filling": f"{number}" * 100})
-        if status != 202:
-            break
-        acknowledged.append(f"/{number}")
-    assert (status, headers["Retry-After"]) == (503, "1")
-    assert pages(db) == acknowledged
-    set_disk_limit(server.process, resource.RLIM_INFINITY)
-    assert browser.post("/room-again")[0] == 202
-    server.kill()
-    assert pages(db) == [*acknowledged, "/room-again"]
-    assert run_command("check", "--db", db).stdout == "ok\n"
-
-
-def test_health_tells_that_the_disk_is_full(tmp_path, start_server):
-    db = make_database(tmp_path / "test.db")
-    server = start_server(db, "--geoip", "")
-    browser = Browser(server.url)
-    assert browser.get("/health")[0] == 200
-    set_disk_limit(server.process, 1)
-    assert browser.post("/")[0] == 503
-    assert browser.get("/health")[0] == 503
 
 
 # ---- files that cannot be used ---------------------------------------------------------------------------------------

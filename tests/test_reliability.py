@@ -1,0 +1,232 @@
+"""Whatever befalls the program: no acknowledged hit is lost, none counted twice, and it goes on by itself when it can.
+
+Real processes and real sockets, but for the clock. How long it holds out is asked by bench/soak.py.
+
+Contents: the load · kill -9 · a full disk
+"""
+import contextlib
+import dataclasses
+import http.client
+import itertools
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import PATIENCE, ROOT, Browser, ask, assert_visits_are_whole, make_database, pages, run_command
+
+
+@pytest.fixture
+def rng(request):
+    """Random choices that can be made again: a failing test prints the seed, MININUMBERS_SEED sets it."""
+    seed = int(os.environ.get("MININUMBERS_SEED") or random.randrange(2 ** 32))
+    print(f"MININUMBERS_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def db(tmp_path):
+    """A database with the site example.com that nobody has open."""
+    return make_database(tmp_path / "test.db")
+
+
+# ---- the load --------------------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass
+class Load:
+    """Visitors, each on a connection of its own, who send hits with a name that no other has, until told to stop or cut off."""
+
+    seed: int
+    label: str
+    url: str
+    callers: int
+    sent: set = dataclasses.field(default_factory=set)
+    acknowledged: set = dataclasses.field(default_factory=set)
+    refused: set = dataclasses.field(default_factory=set)
+    answers: list = dataclasses.field(default_factory=list)  # (status, Retry-After) other than of what was acknowledged
+
+    def __post_init__(self):
+        self.lock, self.stop, self.first = threading.Lock(), threading.Event(), threading.Event()
+
+    def run(self, caller):
+        """Send hits: pageviews, events with a property, and engagement with what was seen before."""
+        rng = random.Random(f"{self.seed} {self.label} {caller}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            browser = Browser(self.url, ip=f"192.0.2.{caller if rng.random() < 0.5 else rng.randrange(256)}")
+            for number in itertools.count():
+                if self.stop.is_set():
+                    break
+                if rng.random() < 0.1:
+                    browser.post(f"/{self.label}/{caller}/{number - 1}", n="engagement", e=1000, sd=50)
+                self._send(browser, f"/{self.label}/{caller}/{number}", rng.random())
+
+    def _send(self, browser, name, kind):
+        with self.lock:
+            self.sent.add(name)
+        status, headers = browser.post(name, n="pageview" if kind < 0.7 else "signup", p={"of": name},
+                                       **({"$": {"amount": "9.99", "currency": "EUR"}} if kind < 0.1 else {}))
+        with self.lock:
+            if status == 202 and "X-MiniNumbers-Dropped" not in headers:
+                self.acknowledged.add(name)
+                self.first.set()
+            else:
+                self.refused.add(name)
+                self.answers.append((status, headers["Retry-After"]))
+
+    @contextlib.contextmanager
+    def running(self):
+        """Have the visitors come, and in the end wait for all of them."""
+        with ThreadPoolExecutor(self.callers) as pool:
+            callers = [pool.submit(self.run, caller) for caller in range(self.callers)]
+            try:
+                yield self
+            finally:
+                self.stop.set()
+        for caller in callers:
+            caller.result()
+
+
+def assert_nothing_lost_and_nothing_twice(path, *loads):
+    """What was acknowledged is there; what was not may be, unless it was refused; nothing is there twice, or in part."""
+    stored = pages(path)
+    assert len(stored) == len(set(stored))
+    for load in loads:
+        of_load = {page for page in stored if page.startswith(f"/{load.label}/")}
+        assert load.acknowledged - of_load == set()
+        assert of_load - load.sent == set()
+        assert of_load & load.refused == set()
+    told = ask(path, "select t.text, v.text from props p join hits h on (h.site_id, h.id) = (p.site_id, p.hit_id) join texts t on t.id = h.page "
+               "join texts v on v.id = p.value")
+    assert sorted(told) == sorted(zip(stored, stored))
+
+
+def assert_sound(path):
+    """The database is well, by our own measure and by a recount."""
+    checked = run_command("check", "--db", path)
+    assert (checked.stdout, checked.stderr) == ("ok\n", "")
+    assert_visits_are_whole(path)
+
+
+# ---- kill -9 ---------------------------------------------------------------------------------------------------------
+
+ROUNDS = 50
+
+
+def die(server, rng):
+    """End a server without a word: most often out of the blue, sometimes while it is stopping."""
+    if rng.random() < 0.2:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(rng.uniform(0, 0.05))
+    server.kill()
+
+
+def test_kill_9_at_random_moments_under_load_loses_no_acknowledged_hit_and_counts_none_twice(db, start_server, rng):
+    """The moments are what is drawn here: nothing waits for the clock but the hand on the trigger."""
+    loads = []
+    for number in range(ROUNDS):
+        server = start_server(db, "--geoip", "")  # recovers what the last one left, before anybody else has looked at it
+        if loads:
+            assert_nothing_lost_and_nothing_twice(db, loads[-1])
+        loads.append(Load(rng.random(), f"{number}", server.url, callers=rng.choice((1, 4, 16))))
+        with loads[-1].running() as load:
+            assert load.first.wait(PATIENCE)
+            time.sleep(rng.uniform(0.05, 0.4))
+            die(server, rng)
+    assert_sound(db)
+    assert_nothing_lost_and_nothing_twice(db, *loads)
+
+
+def kill_in_the_middle(rng, *arguments, seconds):
+    """Run a command and kill it some time after it began to work; return whether it was killed before it was done."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "mininumbers.py"), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    time.sleep(rng.uniform(*seconds))
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def test_kill_9_while_made_up_visits_are_written_leaves_a_sound_file_in_which_they_can_be_made_anew(db, rng):
+    demo = ("demo", "--db", db, "--pageviews", 200_000, "--site")
+    assert any([kill_in_the_middle(rng, *demo, f"{number}.example", seconds=(0.3, 1.5)) for number in range(4)])
+    assert run_command("check", "--db", db).stdout == "ok\n"
+    begun = [domain for domain, in ask(db, "select domain from sites where domain <> 'example.com'")]
+    for domain in begun:
+        assert run_command("site", "remove", domain, "--db", db).returncode == 0
+    assert run_command("demo", "--db", db, "--pageviews", 1000).stdout == "Wrote 1000 pageviews of demo.example.\n"
+    assert_sound(db)
+
+
+def test_kill_9_in_a_purge_leaves_what_the_next_purge_finishes(db, rng):
+    assert run_command("demo", "--db", db, "--pageviews", 100_000, "--days", 60).returncode == 0
+    kept, = ask(db, "select count(*) from hits where id >= (select max(id) from hits) - (? << 16)", 20 * 86_400)[0]
+    purge = ("purge", "--db", db, "--retention-days", 30)
+    assert any([kill_in_the_middle(rng, *purge, seconds=(0.2, 0.6)) for _ in range(4)])
+    assert run_command("check", "--db", db).stdout == "ok\n"
+    assert run_command(*purge).returncode == 0
+    assert run_command(*purge).stdout == "Deleted 0 hits.\n"
+    assert run_command("check", "--db", db).stdout == "ok\n"
+    assert ask(db, "select count(*) from hits where id >= (select max(id) from hits) - (? << 16)", 20 * 86_400) == [(kept,)]
+    assert ask(db, "select count(*) from texts where id > 2 and text like '/%' and id not in (select page from hits)"
+               " and id not in (select entry_page from visits) and id not in (select exit_page from visits)") == [(0,)]
+
+
+# ---- a full disk -----------------------------------------------------------------------------------------------------
+
+def limit_files(server, size=resource.RLIM_INFINITY):
+    """Let no file of a server grow beyond `size` bytes, as when the disk is full; without one, there is room again."""
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def until(condition):
+    """Wait for what must happen, asking now and then."""
+    for _ in range(PATIENCE * 20):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"not within {PATIENCE} seconds: {condition}")
+
+
+@pytest.mark.parametrize("room", [0, 5_000, 200_000], ids=["none at all", "a little", "some"])
+def test_a_full_disk_is_answered_503_and_when_there_is_room_again_all_goes_on_by_itself(db, start_server, rng, room):
+    server = start_server(db, "--geoip", "")
+    visitor = Browser(server.url)
+    with Load(rng.random(), "filling", server.url, callers=8).running() as filling:
+        assert filling.first.wait(PATIENCE)
+        limit_files(server, os.path.getsize(f"{db}-wal") + room)
+        until(lambda: len(filling.refused) > 100)
+        assert visitor.get("/")[0] == visitor.get("/api/session")[0] == 200  # who only looks is not turned away
+        limit_files(server)
+        until(lambda: visitor.get("/health")[0] == 200)
+        acknowledged = len(filling.acknowledged)
+        until(lambda: len(filling.acknowledged) > acknowledged + 20)
+    assert set(filling.answers) == {(503, "1")}
+    server.kill()
+    assert_sound(db)
+    assert_nothing_lost_and_nothing_twice(db, filling)
+
+
+def test_health_tells_that_the_disk_is_full(db, start_server):
+    server = start_server(db, "--geoip", "")
+    visitor = Browser(server.url)
+    assert visitor.get("/health")[0] == 200
+    limit_files(server, 1)
+    assert visitor.post()[0] == visitor.get("/health")[0] == 503
+    limit_files(server)
+    assert visitor.get("/health")[0] == 200
+
+
+def test_a_server_that_is_killed_while_the_disk_is_full_has_kept_what_it_acknowledged(db, start_server, rng):
+    server = start_server(db, "--geoip", "")
+    with Load(rng.random(), "filling", server.url, callers=8).running() as filling:
+        assert filling.first.wait(PATIENCE)
+        limit_files(server, os.path.getsize(f"{db}-wal") + 20_000)
+        until(lambda: len(filling.refused) > 20)
+        server.kill()
+    assert_sound(db)
+    assert_nothing_lost_and_nothing_twice(db, filling)
