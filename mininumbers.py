@@ -32,6 +32,7 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import gc
 import getpass
 import gzip
 import hashlib
@@ -849,8 +850,10 @@ APPLICATION_ID = 0x4D4E756D  # "MNum", marks our databases
 MINIMUM_SQLITE = (3, 37, 0)
 BATCH = 1000  # most pieces of work in one transaction; bounds how long the last of them waits
 WRITE_TIMEOUT = 15.0  # seconds a caller waits for its commit before the answer is 503
+SETTLED = 2.0  # seconds a file that was put in the place of ours must lie still before it is opened: it may still be being copied
 
 Work = Callable[[sqlite3.Connection, list], Sequence]
+_REPLACED = "The database file is being replaced. Try again in a moment."
 
 
 def read_versions(schema: str) -> list[tuple[int, str]]:
@@ -885,9 +888,18 @@ def pattern(text: str) -> Callable[[str], bool]:
     return lambda subject: engine.extract(subject) is not None
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that a WeakSet can count, and that closes itself when nobody holds it any more."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # it never opened
+            self.close()
+
+
 def connect(path: str, read_only: bool = False) -> sqlite3.Connection:
-    """Return a connection in autocommit mode with the settings that every one of ours has."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    """Return a connection in autocommit mode with the settings that every one of ours has. Makes no file where there is none."""
+    connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False,
+                                 cached_statements=256, factory=_Connection)
     connection.execute("pragma busy_timeout = 10000")
     connection.execute("pragma foreign_keys = on")
     connection.execute(f"pragma query_only = {int(read_only)}")
@@ -911,7 +923,7 @@ def _explain(path: str, error: sqlite3.Error) -> DatabaseError:
     return DatabaseError(f"{path} cannot be used: {text}")
 
 
-def open_database(path: str, schema: str) -> sqlite3.Connection:
+def open_database(path: str, schema: str, may_create: bool = True) -> sqlite3.Connection:
     """Open the database for writing, made or migrated as needed. Raises DatabaseError with a line that says what to do."""
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise DatabaseError(f"SQLite {'.'.join(map(str, MINIMUM_SQLITE))} or later is needed, this Python has {sqlite3.sqlite_version}")
@@ -920,9 +932,10 @@ def open_database(path: str, schema: str) -> sqlite3.Connection:
     connection = None
     try:
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # nobody else on the machine need read it
+            if may_create:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # nobody else on the machine need read it
         connection = connect(path)
-        _prepare(connection, path, read_versions(schema))
+        _prepare(connection, path, read_versions(schema), may_create)
         return connection
     except OSError as error:
         raise DatabaseError(f"{path} cannot be created: {error.strerror}; does its folder exist, and may this user write there?") from error
@@ -933,7 +946,7 @@ def open_database(path: str, schema: str) -> sqlite3.Connection:
             connection.close()
 
 
-def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int, str]]) -> None:
+def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int, str]], may_create: bool) -> None:
     """Check whose database it is and bring it to the newest version."""
     newest = versions[-1][0]
     tables, = connection.execute("select count(*) from sqlite_master").fetchone()  # first: another process may be making them just now
@@ -941,6 +954,8 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
     version, = connection.execute("pragma user_version").fetchone()
     if application_id != APPLICATION_ID and tables:
         raise DatabaseError(f"{path} is some other program's database: give another file with --db")
+    if not tables and not may_create:
+        raise DatabaseError(f"{path} is empty: put the database back")
     if version > newest:
         raise DatabaseError(f"{path} was written by a newer Mini Numbers (schema {version}, this one knows {newest}): install that version")
     if not tables:
@@ -984,6 +999,7 @@ def too_long(seconds: float) -> str:
 class _Job:
     work: Work
     item: Any
+    generation: int | None
     done: Future = field(default_factory=Future)
 
 
@@ -1000,39 +1016,74 @@ class _Alone:
 class _Reader:
     """Holds a thread's connection for reading, and closes it when the thread ends."""
 
-    def __init__(self, path: str):
-        self.connection = connect(path, read_only=True)
+    def __init__(self, connection: sqlite3.Connection):
+        self.connection, self._thread = connection, threading.get_ident()
 
     def __del__(self) -> None:
-        self.connection.close()
+        if threading.get_ident() == self._thread:  # else the writer let go of it, and its thread may be in the midst of a query
+            self.connection.close()
+
+
+class _Mine(threading.local):
+    """What a thread remembers of its own: the generation of the file it has read, in the piece of work it is at."""
+
+    generation: int | None = None
 
 
 class Store:
-    """The database: readers per thread, and one writer thread, started at the first write."""
+    """The database: readers per thread, and one writer thread, started at the first write.
+
+    The file may be replaced while it is in use, as by who restores a backup. What is written then goes nowhere, so it is refused,
+    and once another database of ours lies at the path, it is opened: a new generation. What somebody has read in one generation
+    (the id of a site, say) means nothing in the next, so they can write only in the one they read.
+    """
 
     def __init__(self, path: str, schema: str, queue_size: int = 10_000):
         self.path = path = os.path.abspath(path)  # whoever embeds us may change the folder
         self.schema_version = read_versions(schema)[-1][0]
-        self._writer = open_database(path, schema)
-        self._file = _file_identity(path)
-        self._readers = threading.local()
-        self._all_readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
+        self._schema = schema
+        self._mine = _Mine()
+        self._all_readers: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._queue_size = queue_size
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._closed = False
-        self._seen_version = 0
-        self._watch: sqlite3.Connection | None = None  # versions of different connections cannot be compared
+        self._watch: tuple[int, sqlite3.Connection] | None = None  # versions of different connections cannot be compared
+        self._generation = 0
+        self._strange: tuple[float, list] = 0, []  # since when something else lies at the path, and how it looks
+        self._complaint: tuple[float, str] = -math.inf, ""
         self.forgetters: list[Callable[[], None]] = []  # called when what is remembered of the database may no longer hold
+        self._enter(may_create=True)
+
+    def begin(self) -> None:
+        """Begin a piece of work on this thread that owes nothing to what the thread has read before."""
+        self._mine.generation = None
 
     def reader(self) -> sqlite3.Connection:
-        """Return this thread's connection for reading."""
-        if not hasattr(self._readers, "held"):
-            self._readers.held = _Reader(self.path)
-            with self._lock:
-                self._all_readers.add(self._readers.held)
-        return self._readers.held.connection
+        """Return this thread's connection for reading. Raises Busy where the file is being replaced, or was since `begin()`."""
+        readers, generation = self._readers, self._generation  # in this order: what is left is left before there is a new generation
+        if self._mine.generation not in (None, generation) or readers is None:
+            self.begin()
+            raise Busy(_REPLACED)
+        if not hasattr(readers, "held"):
+            readers.held = _Reader(self._connect(generation, read_only=True))
+        self._mine.generation = generation
+        return readers.held.connection
+
+    def _connect(self, generation: int, read_only: bool = False) -> sqlite3.Connection:
+        """Open one more connection to the writer's file. Raises Busy where another lies at the path.
+
+        That one must not be read: SQLite finds the log by name too, and would take the writer's for the other file's.
+        """
+        with self._opening:
+            if self._generation == generation and self._readers is not None and self._is_in_place():
+                connection = connect(self.path, read_only)
+                # The log is opened by the first read: it must be the right one before and after.
+                if self._is_in_place() and connection.execute("pragma schema_version").fetchone() and self._is_in_place():
+                    self._all_readers.add(connection)
+                    return connection
+        raise Busy(_REPLACED)
 
     @contextlib.contextmanager
     def snapshot(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -1052,19 +1103,20 @@ class Store:
             if connection.in_transaction:
                 connection.execute("rollback")
 
-    def version(self) -> int:
-        """Return a number that is another one after every change of the database, by whichever process."""
+    def version(self) -> tuple[int, int]:
+        """Return what is another value after every change of the database, by whichever process. Raises Busy as `reader()` does."""
+        generation = self._generation
         with self._lock:
-            if self._watch is None:
-                self._watch = connect(self.path, read_only=True)
-            return self._watch.execute("pragma data_version").fetchone()[0]
+            if self._watch is None or self._watch[0] != generation:
+                self._watch = generation, self._connect(generation, read_only=True)
+            return generation, self._watch[1].execute("pragma data_version").fetchone()[0]
 
     def submit(self, work: Work, item: Any) -> Future:
         """Queue `work(connection, [item, …])`; neighbours with the same work are done in one call. The Future is set after the commit.
 
         Raises Busy when the queue is full.
         """
-        job = _Job(work, item)
+        job = _Job(work, item, self._mine.generation)
         with self._lock:
             if self._closed:
                 raise Busy("The server is stopping.")
@@ -1108,7 +1160,7 @@ class Store:
 
     def truncate_log(self) -> bool:
         """Move the write-ahead log into the database and empty it; return whether that succeeded, which a long read can prevent."""
-        with contextlib.closing(connect(self.path)) as connection:
+        with contextlib.closing(self._connect(self._generation)) as connection:
             connection.execute("pragma busy_timeout = 1000")
             return connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0
 
@@ -1121,10 +1173,13 @@ class Store:
         if self._thread:
             self._queue.put(None)
             self._thread.join()
-        with self._lock:
-            readers = list(self._all_readers)
-        for connection in filter(None, (*(reader.connection for reader in readers), self._watch, self._writer)):
-            connection.close()
+        with self._opening:
+            for connection in list(self._all_readers):
+                connection.close()
+        with contextlib.suppress(sqlite3.Error, AttributeError):
+            if self._readers and not self._is_in_place():
+                self._leave()
+        self._writer.close()
 
     def _run(self) -> None:
         jobs: list[_Job] | None = []
@@ -1132,10 +1187,16 @@ class Store:
             jobs = self._next_batch()
             if jobs:
                 self._commit(jobs)
+            elif self._readers is None:
+                with contextlib.suppress(sqlite3.Error, DatabaseError):
+                    self._follow()
 
     def _next_batch(self) -> list[_Job] | None:
-        """Wait for work and return all that is there; None when it is time to stop."""
-        first = self._queue.get()
+        """Wait for work and return all that is there; None when it is time to stop. Without a file, look for one now and then."""
+        try:
+            first = self._queue.get(timeout=SETTLED if self._readers is None else None)
+        except queue.Empty:
+            return []
         if first is None:
             return None
         jobs = [first]
@@ -1150,33 +1211,53 @@ class Store:
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction and tell each its result only when that is on the disk."""
-        db = self._writer
         try:
-            if _file_identity(self.path) != self._file:
-                raise sqlite3.OperationalError("the database file was removed or replaced; put it back, or start the server again")
-            db.execute("begin immediate")
+            self._follow()
+            outcomes = self._transaction(jobs)
+            self._complain("")
+        except (sqlite3.Error, DatabaseError) as error:
+            self.forget()
+            busy = Busy("The database cannot be written just now. Try again in a moment.")
+            busy.__cause__ = error
+            self._complain(str(error))
+            outcomes = [(busy, None)] * len(jobs)
+        for job, (error, result) in zip(jobs, outcomes):
+            job.done.set_exception(error) if error else job.done.set_result(result)
+
+    def _transaction(self, jobs: list[_Job]) -> list[tuple[Exception | None, Any]]:
+        """Do the jobs in one transaction and return (error, result) of each, once it is on the disk."""
+        db = self._writer
+        db.execute("begin immediate")
+        try:
             self._notice_others()
             groups = list(_groups(jobs))
             outcomes = [outcome for group in groups for outcome in self._attempt(group, alone=len(groups) == 1)]
             db.execute("commit")
             if any(isinstance(job.work, _Alone) for job in jobs):
                 self.forget()
-        except sqlite3.Error as error:
-            self.forget()
+            return outcomes
+        finally:
             if db.in_transaction:
                 db.execute("rollback")
-            busy = Busy("The database cannot be written just now. Try again in a moment.")
-            busy.__cause__ = error
-            log.error("writing failed: %s", error)
-            outcomes = [(busy, None)] * len(jobs)
-        for job, (error, result) in zip(jobs, outcomes):
-            job.done.set_exception(error) if error else job.done.set_result(result)
+
+    def _complain(self, text: str) -> None:
+        """Log what keeps us from writing, at most once a minute, and when it is over."""
+        last, before = self._complaint
+        if not text and before:
+            log.warning("writing works again")
+        elif text and (text != before or time.monotonic() - last > 60):
+            log.error("writing failed: %s", text)
+        elif text:
+            return
+        self._complaint = time.monotonic(), text
 
     def _attempt(self, jobs: list[_Job], alone: bool = False) -> list[tuple[Exception | None, Any]]:
         """Do a group of like jobs; where it fails, each by itself, so that only the one at fault fails.
 
         A group that is alone in its transaction needs no savepoint, for which SQLite copies every page that then changes.
         """
+        if jobs[0].generation not in (None, self._generation):
+            return [(Busy(_REPLACED), None)] * len(jobs)
         db = self._writer
         if not alone:
             db.execute("savepoint attempt")
@@ -1212,6 +1293,60 @@ class Store:
         for forget in self.forgetters:
             forget()
 
+    def _is_in_place(self) -> bool:
+        """Return whether the file that the writer has open is still the one of that name, and so are its log and index."""
+        return self._files == [_file_identity(path) for path in self._names]
+
+    def _enter(self, may_create: bool = False) -> None:
+        """Open the file at the path. Raises DatabaseError."""
+        self._writer = open_database(self.path, self._schema, may_create)
+        real = os.path.realpath(self.path)  # SQLite has the log beside the file itself, not beside a link to it
+        self._names = [self.path, f"{real}-wal", f"{real}-shm"]
+        self._files = [_file_identity(path) for path in self._names]
+        self._seen_version = 0
+        self._generation += 1
+        self._readers: threading.local | None = threading.local()
+
+    def _leave(self) -> None:
+        """Close a file that has lost its name: what was acknowledged is moved from the log into it, wherever it lies now.
+
+        Nobody may have it open when the next is opened. SQLite finds log and index by name: left behind, they would be taken for
+        the other file's and spoil it. Raises sqlite3.OperationalError while somebody still reads; then it is to be tried again.
+        """
+        with self._lock:
+            self._watch = None
+        with self._opening:
+            self._readers = None
+        if len(self._all_readers):
+            gc.collect()  # closes those that nobody uses just now: each is in a cycle with its own cache
+        if len(self._all_readers):
+            raise sqlite3.OperationalError("the database file was removed or replaced while a report is read from it")
+        if self._writer.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+            raise sqlite3.OperationalError("the database file was removed or replaced while another program uses it")
+        self._writer.close()
+        if _file_identity(self.path) != self._files[0]:
+            for path, identity in zip(self._names[1:], self._files[1:]):
+                if _file_identity(path) == identity:
+                    os.unlink(path)
+
+    def _follow(self) -> None:
+        """Make sure that what is written goes into the file at the path. Raises where that is none of ours, or is still being copied."""
+        if self._readers is not None and self._is_in_place():
+            return
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed before
+            self._leave()
+        looks, (since, before) = _look(self.path), self._strange
+        if not looks:
+            raise sqlite3.OperationalError(f"{self.path} is gone: put it back")
+        if looks != before:
+            self._strange = time.monotonic(), looks
+        elif time.monotonic() - since >= SETTLED:
+            self._enter()
+            self.forget()
+            log.warning("%s was replaced; going on with the file that is there now", self.path)
+            return
+        raise sqlite3.OperationalError(f"{self.path} was removed or replaced; what lies there now is opened when it lies still")
+
 
 def _file_identity(path: str) -> tuple[int, int] | None:
     """Return what tells a file from another that was put in its place; what is written to the old one would be lost."""
@@ -1221,11 +1356,21 @@ def _file_identity(path: str) -> tuple[int, int] | None:
     return None
 
 
+def _look(path: str) -> list[tuple]:
+    """Return what changes while a database is being copied to a path; nothing where there is none."""
+    with contextlib.suppress(OSError):
+        found = [os.stat(path)]
+        with contextlib.suppress(OSError):
+            found.append(os.stat(f"{path}-wal"))
+        return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
+    return []
+
+
 def _groups(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Split jobs, in their order, into runs that have the same work."""
+    """Split jobs, in their order, into runs that have the same work and were made of the same file."""
     run: list[_Job] = []
     for job in jobs:
-        if run and job.work != run[0].work:
+        if run and (job.work, job.generation) != (run[0].work, run[0].generation):
             yield run
             run = []
         run.append(job)
@@ -3684,7 +3829,7 @@ class _Kept(NamedTuple):
 
     body: bytes
     made: float
-    version: int
+    version: tuple[int, int]
     span: tuple[int, int] | None
     seals: tuple | None
 
@@ -4532,6 +4677,7 @@ class Scheduler:
 
     def _attempt(self, name: str, job: Callable[[App], Any]) -> None:
         try:
+            self._app.store.begin()
             job(self._app)
         except Exception as error:
             log.error("job %s failed: %s", name, describe(error))
@@ -4922,6 +5068,7 @@ def _answer(app: App, route: Route) -> bottle.HTTPResponse:
     """Answer a request by its route: the one place where errors become responses."""
     try:
         app.scheduler.start()
+        app.store.begin()
         result = route.handler(app, route.guard(app))
         answer = result if isinstance(result, bottle.HTTPResponse) else respond_json(result)
     except MiniNumbersError as error:

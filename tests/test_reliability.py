@@ -2,7 +2,7 @@
 
 Real processes and real sockets, but for the clock. How long it holds out is asked by bench/soak.py.
 
-Contents: the load · kill -9 · a full disk
+Contents: the load · kill -9 · a full disk · a file that is replaced
 """
 import contextlib
 import dataclasses
@@ -11,7 +11,9 @@ import itertools
 import os
 import random
 import resource
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -230,3 +232,137 @@ def test_a_server_that_is_killed_while_the_disk_is_full_has_kept_what_it_acknowl
         server.kill()
     assert_sound(db)
     assert_nothing_lost_and_nothing_twice(db, filling)
+
+
+# ---- a file that is replaced -----------------------------------------------------------------------------------------
+
+def move_with_its_log(db, to):
+    for suffix in ("", "-wal", "-shm"):
+        os.rename(f"{db}{suffix}", f"{to}{suffix}")
+
+
+def copy_slowly(backup, db):
+    """As `cp` of a large file from a slow disk."""
+    with open(backup, "rb") as source, open(db, "wb") as target:
+        while piece := source.read(65_536):
+            target.write(piece)
+            target.flush()
+            time.sleep(0.3)
+
+
+def put_a_photo_album(_, db):
+    with contextlib.closing(sqlite3.connect(db)) as album:
+        album.executescript("pragma application_id = 7; create table photos (id)")
+
+
+AWAY = {
+    "moved": lambda db, to: os.rename(db, to),
+    "moved with its log": move_with_its_log,
+    "removed": lambda db, to: os.unlink(db),
+    "replaced at once": lambda db, to: None,
+}
+INSTEAD = {
+    "a backup": lambda backup, db: os.replace(backup, db),
+    "a backup, slowly": copy_slowly,
+    "nothing, then a backup": lambda backup, db: (time.sleep(1), os.replace(backup, db)),
+    "an empty file, then a backup": lambda backup, db: (db.touch(), time.sleep(3), os.replace(backup, db)),
+    "another program's file, then a backup": lambda backup, db: (put_a_photo_album(backup, db), time.sleep(3), os.replace(backup, db)),
+}
+
+
+@pytest.fixture
+def backup(tmp_path):
+    """A database in which the number of our site is another site's."""
+    path = tmp_path / "backup.db"
+    for arguments in (["demo", "--pageviews", 20_000, "--site", "other.example"], ["site", "add", "example.com"]):
+        assert run_command(*arguments, "--db", path).returncode == 0
+    return path
+
+
+def look_on(server, stop):
+    """Ask what needs no account until told to stop; return the statuses."""
+    visitor, seen = Browser(server.url), set()
+    while not stop.is_set():
+        seen.add(visitor.get("/api/session")[0])
+    return seen
+
+
+@pytest.mark.parametrize("away, instead", [
+    ("moved", "a backup"), ("moved", "a backup, slowly"), ("moved with its log", "nothing, then a backup"),
+    ("removed", "an empty file, then a backup"), ("moved", "another program's file, then a backup"), ("replaced at once", "a backup"),
+])
+def test_a_server_goes_on_by_itself_with_the_database_that_was_put_in_the_place_of_its_own(db, backup, start_server, rng, tmp_path, away, instead):
+    made_up, = ask(backup, "select count(*) from hits")[0]
+    server, old = start_server(db, "--geoip", ""), tmp_path / "old.db"
+    with ThreadPoolExecutor(1) as pool, Load(rng.random(), "x", server.url, callers=8).running() as load:
+        looking = pool.submit(look_on, server, load.stop)
+        assert load.first.wait(PATIENCE)
+        time.sleep(rng.uniform(0, 0.2))
+        AWAY[away](db, old)
+        INSTEAD[instead](backup, db)
+        refused = len(load.refused)
+        until(lambda: len(load.refused) > refused)
+        acknowledged = len(load.acknowledged)
+        until(lambda: len(load.acknowledged) > acknowledged + 20)
+    assert set(load.answers) == {(503, "1")}
+    assert looking.result() <= {200, 503}
+    server.kill()
+    assert_sound(db)
+    of_new = {page for page in pages(db) if page.startswith("/x/")}
+    of_old = set(pages(old)) if old.exists() else load.acknowledged - of_new
+    assert ask(db, "select count(*) from hits where site_id = 1") == [(made_up,)]
+    assert of_old & of_new == set()
+    assert load.acknowledged <= of_old | of_new <= load.sent - load.refused
+    assert len(of_new) >= 20
+    if old.exists():
+        assert ask(old, "pragma integrity_check") == [("ok",)]
+        assert_visits_are_whole(old)
+
+
+def test_a_database_that_is_put_back_is_gone_on_with(db, start_server, rng, tmp_path):
+    server = start_server(db, "--geoip", "")
+    with Load(rng.random(), "x", server.url, callers=8).running() as load:
+        for suffixes in [("",), ("", "-wal", "-shm")]:
+            until(lambda: len(load.acknowledged) > 20)
+            for suffix in suffixes:
+                os.rename(f"{db}{suffix}", tmp_path / f"away{suffix}")
+            refused = len(load.refused)
+            until(lambda: len(load.refused) > refused + 20)
+            assert not db.exists(), "no empty one came in its place"
+            for suffix in reversed(suffixes):
+                os.rename(tmp_path / f"away{suffix}", f"{db}{suffix}")
+            acknowledged = len(load.acknowledged)
+            until(lambda: len(load.acknowledged) > acknowledged + 20)
+    assert set(load.answers) == {(503, "1")}
+    server.kill()
+    assert_sound(db)
+    assert_nothing_lost_and_nothing_twice(db, load)
+
+
+def test_a_log_that_is_removed_takes_nothing_acknowledged_with_it(db, start_server, rng):
+    """It holds what was committed of late; the open file of that name is all that is left of it."""
+    server = start_server(db, "--geoip", "")
+    with Load(rng.random(), "x", server.url, callers=8).running() as load:
+        until(lambda: len(load.acknowledged) > 20)
+        os.unlink(f"{db}-wal")
+        until(lambda: load.refused)
+        acknowledged = len(load.acknowledged)
+        until(lambda: len(load.acknowledged) > acknowledged + 20)
+    server.kill()
+    assert_sound(db)
+    assert_nothing_lost_and_nothing_twice(db, load)
+
+
+def test_a_server_that_waits_for_its_file_says_so_once_a_minute_and_when_it_goes_on(db, start_server, tmp_path):
+    server = start_server(db, "--geoip", "")
+    visitor = Browser(server.url)
+    os.rename(db, tmp_path / "away")
+    for _ in range(30):
+        assert visitor.post()[0] == visitor.get("/health")[0] == 503
+    os.rename(tmp_path / "away", db)
+    until(lambda: visitor.post()[0] == 202)
+    assert visitor.get("/health")[0] == 200
+    lines = server.stop()[1].splitlines()[2:]
+    assert [line for line in lines if "job" not in line] == [f"ERROR mininumbers: writing failed: {db} is gone: put it back",
+                                                             f"WARNING mininumbers: {db} was replaced; going on with the file that is there now",
+                                                             "WARNING mininumbers: writing works again"]
