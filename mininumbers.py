@@ -850,6 +850,7 @@ APPLICATION_ID = 0x4D4E756D  # "MNum", marks our databases
 MINIMUM_SQLITE = (3, 37, 0)
 BATCH = 1000  # most pieces of work in one transaction; bounds how long the last of them waits
 WRITE_TIMEOUT = 15.0  # seconds a caller waits for its commit before the answer is 503
+HURRY = 1.0  # seconds for which callers wait when so many others do that soon nobody would be left to answer readers
 SETTLED = 2.0  # seconds a file that was put in the place of ours must lie still before it is opened: it may still be being copied
 
 Work = Callable[[sqlite3.Connection, list], Sequence]
@@ -1038,7 +1039,7 @@ class Store:
     (the id of a site, say) means nothing in the next, so they can write only in the one they read.
     """
 
-    def __init__(self, path: str, schema: str, queue_size: int = 10_000):
+    def __init__(self, path: str, schema: str, queue_size: int = 10_000, patient: int = 24):
         self.path = path = os.path.abspath(path)  # whoever embeds us may change the folder
         self.schema_version = read_versions(schema)[-1][0]
         self._schema = schema
@@ -1050,9 +1051,11 @@ class Store:
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._closed = False
         self._watch: tuple[int, sqlite3.Connection] | None = None  # versions of different connections cannot be compared
+        self._patient = threading.Semaphore(patient)  # places for those who wait as long as it takes; the others hurry
+        self._busy_since = math.inf
         self._generation = 0
         self._strange: tuple[float, list] = 0, []  # since when something else lies at the path, and how it looks
-        self._complaint: tuple[float, str] = -math.inf, ""
+        self._is_failing, self._said = False, dict[str, float]()  # what was logged of that, and when
         self.forgetters: list[Callable[[], None]] = []  # called when what is remembered of the database may no longer hold
         self._enter(may_create=True)
 
@@ -1130,13 +1133,20 @@ class Store:
 
     def write(self, work: Work, item: Any = None) -> Any:
         """Do `work(connection, [item])` and return its result once it is committed. Raises Busy where that takes too long."""
-        return self.wait(self.submit(work, item))
+        is_patient = self._patient.acquire(blocking=False)
+        try:
+            if not is_patient and time.monotonic() - self._busy_since > HURRY:
+                raise Busy("The database is held by another program. Try again in a moment.")
+            return self.wait(self.submit(work, item), WRITE_TIMEOUT if is_patient else HURRY)
+        finally:
+            if is_patient:
+                self._patient.release()
 
     @staticmethod
-    def wait(done: Future) -> Any:
+    def wait(done: Future, seconds: float) -> Any:
         """Return a Future's result. Raises Busy where the database does not answer in time or cannot be written."""
         try:
-            return done.result(WRITE_TIMEOUT)
+            return done.result(seconds)
         except FutureTimeout:
             if not done.cancel():  # it has begun: its own outcome is the true answer
                 return done.result()
@@ -1187,9 +1197,8 @@ class Store:
             jobs = self._next_batch()
             if jobs:
                 self._commit(jobs)
-            elif self._readers is None:
-                with contextlib.suppress(sqlite3.Error, DatabaseError):
-                    self._follow()
+            elif jobs is not None:
+                self._commit([])
 
     def _next_batch(self) -> list[_Job] | None:
         """Wait for work and return all that is there; None when it is time to stop. Without a file, look for one now and then."""
@@ -1207,27 +1216,26 @@ class Store:
                     self._queue.put(None)  # finish these first
                     break
                 jobs.append(job)
-        return [job for job in jobs if job.done.set_running_or_notify_cancel()]
+        return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction and tell each its result only when that is on the disk."""
+        self._busy_since = time.monotonic()
         try:
             self._follow()
+            self._writer.execute("begin immediate")
+            jobs = _claim(jobs)  # not before: who gives up while another process holds the lock is not written
             outcomes = self._transaction(jobs)
-            self._complain("")
         except (sqlite3.Error, DatabaseError) as error:
-            self.forget()
-            busy = Busy("The database cannot be written just now. Try again in a moment.")
-            busy.__cause__ = error
-            self._complain(str(error))
-            outcomes = [(busy, None)] * len(jobs)
+            jobs = _claim(jobs)
+            outcomes = [(self._refusal(error), None)] * len(jobs)
         for job, (error, result) in zip(jobs, outcomes):
             job.done.set_exception(error) if error else job.done.set_result(result)
+        self._busy_since = math.inf
 
     def _transaction(self, jobs: list[_Job]) -> list[tuple[Exception | None, Any]]:
-        """Do the jobs in one transaction and return (error, result) of each, once it is on the disk."""
+        """Do the jobs in the transaction that has begun and return (error, result) of each, once that is on the disk."""
         db = self._writer
-        db.execute("begin immediate")
         try:
             self._notice_others()
             groups = list(_groups(jobs))
@@ -1235,21 +1243,30 @@ class Store:
             db.execute("commit")
             if any(isinstance(job.work, _Alone) for job in jobs):
                 self.forget()
+            if self._is_failing:
+                self._say(logging.WARNING, "writing works again")
             return outcomes
+        except sqlite3.Error as error:
+            return [(self._refusal(error), None)] * len(jobs)
         finally:
             if db.in_transaction:
                 db.execute("rollback")
 
-    def _complain(self, text: str) -> None:
-        """Log what keeps us from writing, at most once a minute, and when it is over."""
-        last, before = self._complaint
-        if not text and before:
-            log.warning("writing works again")
-        elif text and (text != before or time.monotonic() - last > 60):
-            log.error("writing failed: %s", text)
-        elif text:
-            return
-        self._complaint = time.monotonic(), text
+    def _refusal(self, error: Exception) -> Busy:
+        """Return what callers are told when nothing can be written."""
+        self.forget()
+        self._say(logging.ERROR, f"writing failed: {error}")
+        busy = Busy("The database cannot be written just now. Try again in a moment.")
+        busy.__cause__ = error
+        return busy
+
+    def _say(self, level: int, text: str) -> None:
+        """Log how writing fares, the same at most once a minute: with a disk that is nearly full it may change with every hit."""
+        now = time.monotonic()
+        if now - self._said.get(text, -math.inf) >= 60:
+            self._said[text] = now
+            log.log(level, "%s", text)
+        self._is_failing = level == logging.ERROR
 
     def _attempt(self, jobs: list[_Job], alone: bool = False) -> list[tuple[Exception | None, Any]]:
         """Do a group of like jobs; where it fails, each by itself, so that only the one at fault fails.
@@ -1320,7 +1337,7 @@ class Store:
         if len(self._all_readers):
             gc.collect()  # closes those that nobody uses just now: each is in a cycle with its own cache
         if len(self._all_readers):
-            raise sqlite3.OperationalError("the database file was removed or replaced while a report is read from it")
+            raise sqlite3.OperationalError("the database file was removed or replaced while it is read")
         if self._writer.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
             raise sqlite3.OperationalError("the database file was removed or replaced while another program uses it")
         self._writer.close()
@@ -1374,7 +1391,13 @@ def _groups(jobs: list[_Job]) -> Iterator[list[_Job]]:
             yield run
             run = []
         run.append(job)
-    yield run
+    if run:
+        yield run
+
+
+def _claim(jobs: list[_Job]) -> list[_Job]:
+    """Return the jobs that their callers still wait for, who from now on wait to the end."""
+    return [job for job in jobs if job.done.set_running_or_notify_cancel()]
 
 
 def unseal(db: sqlite3.Connection, site_id: int, day: int) -> None:
@@ -1987,8 +2010,9 @@ class Visit:
     live: int = 1
 
     def goes_on(self, second: int) -> bool:
-        """Return whether something that happens now still belongs to this visit."""
-        return second - (self.id >> 16) - self.duration <= VISIT_TIMEOUT
+        """Return whether something that happens now still belongs to this visit, which began later where the clock was set back."""
+        since = second - (self.id >> 16)
+        return -VISIT_TIMEOUT <= since <= self.duration + VISIT_TIMEOUT
 
     def touch(self, second: int) -> None:
         """Note a sign of life."""
@@ -1997,7 +2021,9 @@ class Visit:
     def add(self, hit_id: int, name: int, page: int, interactive: bool) -> None:
         """Note an event."""
         if name == PAGEVIEW:
-            self.pageviews, self.exit_id, self.exit_page = self.pageviews + 1, hit_id, page
+            self.pageviews += 1
+            if hit_id > self.exit_id:  # unless the clock was set back since
+                self.exit_id, self.exit_page = hit_id, page
         else:
             self.interactive = int(self.interactive or interactive)
             if not self.pageviews:
@@ -2064,6 +2090,8 @@ class Batch:
         visit = self._visit_in_progress(hit, candidates)
         if visit is None and hit.is_engagement:
             return "no-visit"
+        if visit and hit.second < visit.id >> 16:  # the clock was set back, yet no hit is older than its visit
+            hit = dataclasses.replace(hit, second=visit.id >> 16)
         hit_id = 0 if hit.is_engagement else self._next_id(hit)
         visit = visit or self._begin(hit, hit_id, candidates[0])
         visit.touch(hit.second)
@@ -5154,7 +5182,8 @@ class App:
     def __init__(self, settings: Settings, clock: Clock = time.time):
         self.settings, self.clock = settings, clock
         self.dashboard, self.tracker = dashboard_file(), tracker_file()
-        self.store = Store(settings.db, asset("schema.sql").read_text("utf-8"), settings.queue)
+        self.store = Store(settings.db, asset("schema.sql").read_text("utf-8"), settings.queue,
+                           settings.threads - settings.threads // 4)
         try:
             self.collector = Collector(settings, self.store, clock)
         except BaseException:

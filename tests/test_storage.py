@@ -134,7 +134,7 @@ def test_what_was_answered_503_is_not_written_later_so_trying_again_counts_once(
 def test_a_caller_is_not_kept_waiting_for_ever(monkeypatch):
     monkeypatch.setattr(mininumbers, "WRITE_TIMEOUT", 0.01)
     with pytest.raises(Busy):
-        Store.wait(Future())
+        Store.wait(Future(), 0.01)
 
 
 def test_a_database_that_is_locked_at_the_start_is_refused_in_one_line(impatient, tmp_path):
