@@ -935,6 +935,8 @@ def open_database(path: str, schema: str, may_create: bool = True) -> sqlite3.Co
         with contextlib.suppress(FileExistsError):
             if may_create:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # nobody else on the machine need read it
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise sqlite3.OperationalError("read-only")  # before SQLite makes a log beside it that nobody may write either
         connection = connect(path)
         _prepare(connection, path, read_versions(schema), may_create)
         return connection
@@ -1203,7 +1205,7 @@ class Store:
     def _next_batch(self) -> list[_Job] | None:
         """Wait for work and return all that is there; None when it is time to stop. Without a file, look for one now and then."""
         try:
-            first = self._queue.get(timeout=SETTLED if self._readers is None else None)
+            first = self._queue.get(timeout=SETTLED / 4 if self._readers is None else None)
         except queue.Empty:
             return []
         if first is None:

@@ -440,7 +440,7 @@ def test_a_file_that_may_only_be_read_is_answered_503_until_it_may_be_written(db
         os.chmod(backup, 0o400)
         os.replace(backup, db)
         until(lambda: load.refused)
-        time.sleep(mininumbers.SETTLED + 1)  # time enough to have opened it, were that possible
+        time.sleep(2 * mininumbers.SETTLED + 1)  # time enough to have opened it, were that possible
         refused, acknowledged = len(load.refused), len(load.acknowledged)
         until(lambda: len(load.refused) > refused + 20)
         assert len(load.acknowledged) == acknowledged
