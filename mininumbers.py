@@ -5422,6 +5422,7 @@ def _create_server(app: App, settings: Settings) -> Any:
             send_bytes=65_536,
             backlog=2048,  # a burst waits in the kernel's queue instead of being refused
             connection_limit=1000,  # idle keep-alive connections of browsers count too
+            asyncore_use_poll=True,  # select() ends the server at the first file numbered 1024: connections and databases reach that
             max_request_body_size=2 * BODY_LIMIT, inbuf_overflow=4 * BODY_LIMIT,  # no body is ever spooled to a disk …
             outbuf_overflow=64 * 2 ** 20,  # … and no report
             clear_untrusted_proxy_headers=False,  # behind_proxies() does that, for every server alike
