@@ -1006,7 +1006,7 @@ class _Job:
     done: Future = field(default_factory=Future)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Alone:
     """Work of a single job that may change anything: what is remembered of the database may no longer hold after it."""
 
@@ -2255,7 +2255,9 @@ class Collector:
         """Return the Hit that counts for a site, or the Drop that says why none does."""
         site = self._find_site(domain)
         reason = self._refusal(event, site, sender)
-        return drop_of(site, second, reason) if reason else Hit(site, second, sender, event, functools.partial(self._arrival, site, sender, event))
+        if reason:
+            return drop_of(site, second, reason)
+        return Hit(site, second, sender, event, functools.partial(self._arrival, site, sender, event))
 
     def _find_site(self, domain: str) -> Site | None:
         """Return a site by its domain, from memory where it was read just now: a query of each request thread for each hit is dear."""
@@ -2287,7 +2289,7 @@ class Collector:
     def _arrival(self, site: Site, sender: Sender, event: Event) -> tuple[Client, Origin]:
         """Return what is stored of a visit that begins with this event."""
         mode = "paranoid" if sender.wants_privacy and site.gpc == "paranoid" else site.mode
-        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), host_only=mode == "paranoid")
+        origin = origin_of(event.query, event.referrer, lambda host: host == event.hostname or site.owns(host), mode == "paranoid")
         if mode == "paranoid":
             return Client(), origin
         country, region, city = self._geoip.locate(sender.address)

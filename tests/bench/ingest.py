@@ -37,8 +37,10 @@ AGENTS = [agent.format(version, version) for version in range(112, 132) for agen
     "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Mobile Safari/537.36",
     "Mozilla/5.0 (X11; Linux x86_64; rv:{}.0) Gecko/20100101 Firefox/{}.0",
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:{}.0) Gecko/20100101 Firefox/{}.0")]
-REFERRERS = ["", "", "", "https://www.google.com/", "https://duckduckgo.com/", "https://t.co/x1", "https://news.ycombinator.com/item?id=1",
-             "https://www.reddit.com/r/selfhosted/", "https://chatgpt.com/", *(f"https://blog{number}.example.net/post" for number in range(30))]
+REFERRERS = ["", "", "", "https://www.google.com/", "https://duckduckgo.com/", "https://t.co/x1", "https://chatgpt.com/",
+             "https://news.ycombinator.com/item?id=1", "https://www.reddit.com/r/selfhosted/",
+             *(f"https://blog{number}.example.net/post" for number in range(30))]
+WIDTHS = (390, 820, 1366, 1920)
 QUERIES = [""] * 12 + ["?utm_source=newsletter&utm_medium=email&utm_campaign=may", "?gclid=abc", "?ref=producthunt", "?page=2&sort=new"]
 
 
@@ -50,7 +52,7 @@ def hits(seed):
     while len(requests) < REQUESTS:
         if len(present) < VISITORS:
             address = ".".join(str(chance.randint(1, 223)) for _ in range(4))
-            present.append((address, chance.choice(AGENTS), chance.choice(REFERRERS), chance.choice(QUERIES), chance.choice((390, 820, 1366, 1920))))
+            present.append((address, *map(chance.choice, (AGENTS, REFERRERS, QUERIES, WIDTHS))))
             address, agent, referrer, query, width = present[-1]
         else:
             address, agent, _, _, width = present[chance.randrange(VISITORS)]
@@ -141,7 +143,8 @@ def load_hits(port, seconds, connections, seed):
 def serving(db, delay, busy):
     """Run a server; give its port."""
     command = [str(HERE / "slow_server.py"), str(delay), str(int(busy))] if delay or busy else [str(PROGRAM)]
-    process = subprocess.Popen([sys.executable, *command, "serve", "--db", db, "--host", "127.0.0.1", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *command, "serve", "--db", db, "--host", "127.0.0.1", "--port", "0"],
+                               stdout=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
             if match := re.match(r"Open http://\S+:(\d+)/", line):
@@ -205,10 +208,12 @@ def main():
         for delay, busy in cases:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 results.append(each := measure(client, folder, options, delay, busy))
-            print(f"{'busy thread' if busy else f'{delay:g} ms':<16} {each['hits_per_second']:8.0f} {each['empty_per_second']:8.0f} {each['ratio']:7.2f} "
-                  f"{each['p50_ms']:7.1f} {each['p99_ms']:7.1f} {each['empty_p99_ms']:10.1f} {each['acknowledged']:13} {each['found']:10}", flush=True)
+            name = "busy thread" if busy else f"{delay:g} ms"
+            print(f"{name:<16} {each['hits_per_second']:8.0f} {each['empty_per_second']:8.0f} {each['ratio']:7.2f} {each['p50_ms']:7.1f} "
+                  f"{each['p99_ms']:7.1f} {each['empty_p99_ms']:10.1f} {each['acknowledged']:13} {each['found']:10}", flush=True)
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps({"connections": options.connections, "seconds": options.seconds, "results": results}, indent=2))
+        told = {"connections": options.connections, "seconds": options.seconds, "results": results}
+        pathlib.Path(options.json).write_text(json.dumps(told, indent=2))
     return int(any(each["acknowledged"] > each["found"] for each in results))
 
 
