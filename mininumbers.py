@@ -3394,9 +3394,9 @@ def seal_days(store: Store, site: Site, now: float) -> int:
         for day in days:
             writing.append(store.submit(_write_sealed, (site.id, day, seal, *_read_to_seal(store, site, day))))
             if len(writing) > 2:  # the next are read while these are written
-                store.wait(writing.pop(0))
+                store.wait(writing.pop(0), WRITE_TIMEOUT)
         for done in writing:
-            store.wait(done)
+            store.wait(done, WRITE_TIMEOUT)
         _roll_months(store, site, days)
     return len(days)
 

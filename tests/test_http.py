@@ -83,6 +83,7 @@ class Edge:
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory):
     edge = Edge(tmp_path_factory.mktemp("edge") / "test.db")
+    edge.app.making_demo.acquire()  # a hundred thousand visits would be too many for here: they are being made for ever
     with contextlib.closing(edge.app):
         yield edge
 
@@ -134,6 +135,8 @@ RIGHT = {
     ("GET", "/api/dropped"): ("?site_id=example.com", None, 200),
     ("GET", "/api/v1/stats/realtime/visitors"): ("?site_id=example.com", None, 200),
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
+    ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
+    ("POST", "/api/demo"): ("", {}, 503),
 }
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
@@ -141,6 +144,7 @@ STRANGERS = ["nobody", "forged token", "truncated token", "lengthened token", "e
              "token as cookie",
              "session as token", "basic"]
 READERS = ["session", "token", "read-only token", "token of the site"]
+WRITERS = ["session", "token"]
 ROUTE = pytest.mark.parametrize("route", ROUTES, ids=[f"{route.method} {route.path}" for route in ROUTES])
 
 
@@ -157,8 +161,8 @@ def test_every_route_is_in_this_files_table():
 @pytest.mark.parametrize("who", [*STRANGERS, *READERS, "token of another site"])
 def test_a_route_answers_those_whom_its_guard_lets_in(edge, route, who):
     right = RIGHT[route.method, route.path][2]
-    names_a_site = route.path in ("/api/dropped", "/api/v1/stats/realtime/visitors", "/api/v2/query")
-    expected = {"anyone": right, "same_origin": right,
+    names_a_site = route.path in ("/api/dropped", "/api/v1/stats/realtime/visitors", "/api/v2/query", "/api/v2/queries")
+    expected = {"anyone": right, "same_origin": right, "writer": 401 if who in STRANGERS else right if who in WRITERS else 403,
                 "reader": 401 if who in STRANGERS else 404 if who == "token of another site" and names_a_site else right}[route.guard.__name__]
     answer = request(edge, route, edge.credentials(who))
     assert answer.status_int == expected
@@ -599,7 +603,7 @@ def test_head_has_the_status_and_headers_of_get_and_no_body(edge, path):
 
 @pytest.mark.parametrize("method, path, body, broken", [("POST", "/api/event", HIT, "read_event"),
                                                         ("GET", "/pixel.gif?d=example.com&u=https://example.com/", None, "read_event"),
-                                                        ("POST", "/api/v2/query", QUESTION, "run_query"), ("GET", "/api/sites", None, "list_sites")])
+                                                        ("POST", "/api/v2/query", QUESTION, "run_queries"), ("GET", "/api/sites", None, "list_sites")])
 def test_an_unforeseen_error_is_json_and_nothing_of_the_request_reaches_the_log(edge, monkeypatch, caplog, method, path, body, broken):
     def fail(*given, **_):
         raise RuntimeError(f"192.0.2.77 SECRET-AGENT {given}")

@@ -39,7 +39,8 @@ def ask(app, query, *values):
         return db.execute(query, values).fetchall()
 
 
-TABLES = ("texts", "sites", "users", "sessions", "tokens", "salts", "clients", "origins", "visits", "hits", "props", "revenue", "dropped")
+TABLES = ("texts", "sites", "users", "sessions", "tokens", "salts", "clients", "origins", "visits", "hits", "props", "revenue", "dropped",
+          "days", "columns", "rollups", "long_epochs")
 
 
 def written(app):
