@@ -942,6 +942,18 @@ def test_a_mode_says_what_is_stored_of_a_visitor(open_app, monkeypatch, mode, cl
     assert newest(site.app, "origins", "source", "channel", "referrer") == ("Hacker News", "Organic Social", referrer)
 
 
+def test_only_the_first_hit_of_a_visit_is_asked_where_it_is(app, site, clock, monkeypatch):
+    asked = []
+    monkeypatch.setattr(GeoIP, "locate", lambda self, address: asked.append(address) or ("", "", ""))
+    for _ in range(3):
+        site.send("/", ip=US)
+        site.send("/", name="engagement", ip=US, e=1000)
+    assert asked == [US]
+    clock.advance(1801)
+    site.send("/", ip=US)
+    assert asked == [US, US]
+
+
 @pytest.mark.parametrize("mode, country", [("standard", "US"), ("strict", "US"), ("paranoid", "")])
 def test_the_mode_of_the_instance_holds_for_a_site_without_one(open_app, mode, country):
     site = open_app(mode=mode, geoip=GEOIP)
