@@ -1002,7 +1002,7 @@ def too_long(seconds: float) -> str:
 class _Job:
     work: Work
     item: Any
-    generation: int | None
+    generation: int | None = None
     done: Future = field(default_factory=Future)
 
 
