@@ -1107,6 +1107,7 @@ class Store:
             connection.set_progress_handler(None, 0)
             if connection.in_transaction:
                 connection.execute("rollback")
+            connection.execute("pragma shrink_memory")  # every thread has a connection, and each would keep 2 MB of pages
 
     def version(self) -> tuple[int, int]:
         """Return what is another value after every change of the database, by whichever process. Raises Busy as `reader()` does."""
@@ -4695,8 +4696,9 @@ class Scheduler:
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._stop.is_set():
-                    self._thread = threading.Thread(target=self._run, name="mininumbers-jobs", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="mininumbers-jobs", daemon=True)
+                    thread.start()
+                    self._thread = thread  # not before: SIGTERM may come in between, and what has not begun cannot be waited for
 
     def run_due(self) -> None:
         """Run the jobs that are due. One that fails is logged and tried again when it is due next."""
