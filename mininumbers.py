@@ -2006,11 +2006,16 @@ class Visit:
     origin_id: int = 0
     entry_page: int = 0
     exit_page: int = 0
-    exit_id: int = 0
+    exit_after: int | None = None
     pageviews: int = 0
     interactive: int = 0
     duration: int = 0
     live: int = 1
+
+    @property
+    def exit_id(self) -> int:
+        """The id of its last pageview, 0 if it has none."""
+        return 0 if self.exit_after is None else self.id + self.exit_after
 
     def goes_on(self, second: int) -> bool:
         """Return whether something that happens now still belongs to this visit, which began later where the clock was set back."""
@@ -2026,7 +2031,7 @@ class Visit:
         if name == PAGEVIEW:
             self.pageviews += 1
             if hit_id > self.exit_id:  # unless the clock was set back since
-                self.exit_id, self.exit_page = hit_id, page
+                self.exit_after, self.exit_page = hit_id - self.id, page
         else:
             self.interactive = int(self.interactive or interactive)
             if not self.pageviews:
@@ -2174,7 +2179,7 @@ class Batch:
                 update visits set live = 0 from json_each(?) j
                 where visits.site_id = json_extract(j.value, '$[0]') and visits.id = json_extract(j.value, '$[1]')""", (json.dumps(stale),))
         _insert(self.db, "visits", _VISIT_COLUMNS, map(_visit_row, self.changed.values()), """
-            on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_id = excluded.exit_id,
+            on conflict (site_id, id) do update set exit_page = excluded.exit_page, exit_after = excluded.exit_after,
             pageviews = excluded.pageviews, interactive = excluded.interactive, duration = excluded.duration""")
         text = self.texts.id_of
         _insert(self.db, "hits", ("site_id", "id", "since", "name", "page", "hostname"), (
@@ -4443,7 +4448,7 @@ class Demo:
 
 def _insert_demo(db: sqlite3.Connection, visits: list[tuple], hits: list[tuple], props: list[tuple], revenue: list[tuple]) -> None:
     db.executemany("""
-        insert into visits (site_id, id, visitor, client_id, origin_id, entry_page, exit_page, exit_id, pageviews, interactive, duration,
+        insert into visits (site_id, id, visitor, client_id, origin_id, entry_page, exit_page, exit_after, pageviews, interactive, duration,
             live) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""", visits)
     db.executemany("""
         insert into hits (site_id, id, since, name, page, hostname, engaged, scroll) values (?, ?, ?, ?, ?, ?, ?, ?)""", hits)

@@ -111,7 +111,8 @@ create table visits (
   origin_id    integer not null,
   entry_page   integer not null,                      -- page of its first hit
   exit_page    integer not null,                      -- page of its last pageview; of its last hit if it has no pageview
-  exit_id      integer not null,                      -- id of its last pageview, 0 if none
+  exit_after   integer,                               -- id of its last pageview minus its own; null if it has none
+  exit_id      integer not null as (coalesce(id + exit_after, 0)),
   pageviews    integer not null,
   interactive  integer not null,                      -- 1: has an interactive custom event, so it is no bounce
   duration     integer not null,                      -- seconds from first hit to last sign of life

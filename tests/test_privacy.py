@@ -592,7 +592,7 @@ def fill(path, visits, length):
         db.execute("insert into texts (id, text) select 1000 + i, printf('/%06d/%s', i, ?) from n", ("x" * length,))
         db.execute("insert into clients values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)")
         db.execute("insert into origins values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0)")
-        db.execute("insert into visits select 1, ? + i, i * 7919, 1, 1, 1000 + i, 1000 + i, ? + i, 1, 0, 0, 0 from n", (start, start))
+        db.execute("insert into visits select 1, ? + i, i * 7919, 1, 1, 1000 + i, 1000 + i, 0, 1, 0, 0, 0 from n", (start,))
         db.execute("insert into hits select 1, ? + i, 0, 1, 1000 + i, 0, 0, null from n", (start,))
 
 
@@ -618,7 +618,7 @@ def test_collecting_and_purging_leave_nothing_in_the_temporary_folder(path, tmp_
     make_database(path, retention_days=1)
     fill(path, visits=12_000, length=400)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        for table, column in (("hits", "id"), ("visits", "id"), ("visits", "exit_id")):
+        for table, column in (("hits", "id"), ("visits", "id")):
             db.execute(f"update {table} set {column} = {column} - ({10 * DAY} << 16)")
     folder = TemporaryFolder(tmp_path / "tmp")
     server = start_server(path, "--geoip", "", env={"TMPDIR": str(folder.path), "SQLITE_TMPDIR": str(folder.path)})
