@@ -22,6 +22,7 @@ from mininumbers import Settings, create_app
 DOMAIN = "demo.example"
 PANELS = {"pages": "event:page", "sources": "visit:source", "places": "visit:country", "devices": "visit:device"}
 METRICS = ["visitors", "visits", "pageviews", "views_per_visit", "bounce_rate", "visit_duration"]
+REPORTS = "**/api/v2/quer*"   # in whichever way they are asked for
 CHROMIUM_SAYS = "Failed to load resource:"   # its own line for an answer of 4xx or 5xx, or for none
 
 WATCH = """
@@ -105,6 +106,33 @@ def settle(page):
     """Wait until the report stands and nothing on it is loading or left over."""
     page.wait_for_function("""() => document.querySelector("[data-view=report]:not([hidden])")
         && document.querySelectorAll(".fades").length === 6 && !document.querySelector(".fades[aria-busy=true], .bare-bones, .fades.old")""")
+
+
+def hear_reports(page):
+    """A list that grows with each request for reports: of each the dimensions of its questions, without the intervals of time."""
+    heard = []
+
+    def hear(request):
+        if "/api/v2/quer" in request.url:
+            assert request.url.endswith("/api/v2/queries")
+            heard.append([(body.get("dimensions") or ["none"])[0].split(":", 1)[-1] for body in request.post_data_json["queries"]])
+    page.on("request", hear)
+    return heard
+
+
+def hold_reports(page):
+    """Keep back every request for reports from now on, in a list: (route, the body that was posted)."""
+    held = []
+    page.route(REPORTS, lambda route: held.append((route, route.request.post_data)))
+    return held
+
+
+def wait_until(page, condition):
+    for _ in range(750):
+        if condition():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it never came to pass")
 
 
 def row(page, panel, value):
@@ -347,6 +375,44 @@ def test_the_numbers_on_screen_are_the_api_s(demo, dashboard, period):
                                      for key, label, result in zip(keys, labels, found)]
 
 
+VIEW = ["none", "time", "page", "source", "country", "device"]   # what a view asks: headline, series and four panels
+
+
+def test_a_view_is_one_request_for_reports_and_a_tab_asks_for_its_panel_alone(demo, new_page):
+    page = new_page(demo.url, storage_state=demo.state)
+    heard = hear_reports(page)
+    page.goto(f"{demo.url}/")
+    settle(page)
+    assert heard == [VIEW]
+    page.get_by_role("tab", name="Browsers").click()
+    settle(page)
+    pick(page, "Compare with").select_option("none")   # which means nothing to the panels
+    settle(page)
+    page.get_by_role("button", name="Bounce rate").click()   # is there already
+    settle(page)
+    row(page, "devices", "Firefox").click()
+    settle(page)
+    assert heard == [VIEW, ["browser"], ["none", "time"], [*VIEW[:-1], "browser"]]
+
+
+def test_a_page_that_was_hidden_for_long_asks_for_everything_again_at_once(demo, new_page):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.clock.install()
+    heard = hear_reports(page)
+    page.goto(f"{demo.url}/")
+    settle(page)
+
+    def hide(hidden):
+        page.evaluate("""hidden => { Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
+            document.dispatchEvent(new Event("visibilitychange")); }""", hidden)
+    for minutes, asked in ((1, [VIEW]), (6, [VIEW, VIEW])):
+        hide(True)
+        page.clock.fast_forward(minutes * 60_000)
+        hide(False)
+        settle(page)
+        assert heard == asked
+
+
 @pytest.mark.parametrize("tab, dimension", [("Exit pages", "visit:exit_page"), ("Channels", "visit:channel")])
 def test_a_tab_shows_its_dimension_and_the_address_keeps_it(demo, dashboard, tab, dimension):
     page = dashboard("?period=91d")
@@ -571,20 +637,57 @@ def test_a_page_that_cannot_begin_says_so_and_tries_again(demo, new_page):
     settle(page)
 
 
-def test_an_answer_that_comes_late_never_covers_a_newer_one(demo, dashboard):
+def test_when_the_reports_fail_all_are_told_once_and_asked_again_at_once(dashboard):
     page = dashboard()
+    heard = hear_reports(page)
+    page.route(REPORTS, lambda route: route.fulfill(status=503, json={"error": "Too many reports.", "code": "busy", "details": []}))
+    pick(page, "Period").select_option("7d")
+    expect(page.locator("#trouble p")).to_have_text("Too many reports. The grey numbers are older.")
+    expect(page.locator(".fades.old")).to_have_count(6)
+    page.unroute(REPORTS)
+    page.get_by_role("button", name="Try again").click()
+    settle(page)
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert heard == [VIEW, VIEW]
 
-    def hold(route):
-        if '"date_range":"7d"' in route.request.post_data:
-            time.sleep(0.3)
+
+def test_the_last_choice_wins_in_whichever_order_the_answers_come(demo, dashboard):
+    page = dashboard()
+    held, gone = hold_reports(page), []
+    page.on("requestfailed", lambda request: gone.append(request.post_data))
+    for period in ("7d", "91d", "day", "12mo"):
+        pick(page, "Period").select_option(period)
+        wait_until(page, lambda: f'"date_range":"{period}"' in "".join(body for _, body in held))
+    wait_until(page, lambda: len(gone) == 3)   # nobody wants them any more
+    for route, _ in reversed(held):
         with contextlib.suppress(Exception):   # it may have been given up
             route.continue_()
-    page.route("**/api/v2/query", hold)
-    pick(page, "Period").select_option("7d")
-    pick(page, "Period").select_option("91d")
-    wanted = demo.api.query("visitors", date_range="91d")["results"][0]["metrics"][0]
+    wanted = demo.api.query("visitors", date_range="12mo")["results"][0]["metrics"][0]
     assert headlines(page)["visitors"] == say_whole(wanted)
-    page.unroute_all(behavior="wait")
+    assert gone == [body for _, body in held[:3]]
+
+
+def test_a_request_goes_on_for_the_panels_that_still_want_it(demo, dashboard):
+    page = dashboard()
+    held = hold_reports(page)
+    pick(page, "Period").select_option("91d")
+    wait_until(page, lambda: len(held) == 1)
+    page.get_by_role("tab", name="Exit pages").click()
+    wait_until(page, lambda: len(held) == 2)
+    (whole, _), (tab, _) = held
+
+    def top(dimension):
+        return demo.api.query("visitors", date_range="91d", dimensions=[dimension], pagination={"limit": 9})["results"][0]["dimensions"][0]
+    tab.continue_()
+    expect(page.locator("#pages .rows")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#headlines")).to_have_attribute("aria-busy", "true")
+    exits = rows(page, "pages")
+    assert exits[0][0] == top("visit:exit_page")
+    whole.continue_()   # the panel of pages is in it, too
+    settle(page)
+    assert rows(page, "pages") == exits
+    assert rows(page, "sources")[0][0] == top("visit:source")
+    assert headlines(page)["visitors"] == say_whole(demo.api.query("visitors", date_range="91d")["results"][0]["metrics"][0])
 
 
 # ---- hostile visitors ------------------------------------------------------------------------------------------------
