@@ -2751,9 +2751,9 @@ class Block:
             self._columns[name] = _unpack_column(*self._still_packed[name])
         return self._columns[name]
 
-    def owners(self, kind: str) -> list[int]:
-        """Return the places of the visits that a kind's values are of."""
-        return [*itertools.chain.from_iterable(map(range, self[f"{kind}/lengths"])), *self[f"{kind}/owners"]]
+    def owners(self, kind: str) -> Iterator[int]:
+        """Yield the places of the visits that a kind's values are of."""
+        return itertools.chain(itertools.chain.from_iterable(map(range, self[f"{kind}/lengths"])), self[f"{kind}/owners"])
 
     def spread(self, kind: str, mask: bytes) -> bytes:
         """Return a mask of visits as a mask of the values of a kind."""
@@ -3014,6 +3014,7 @@ class Chosen:
         self.block, self.choice = block, choice
         self.mask = choice.visits(block)
         self._pairs: dict[str, bytes | None] = {}
+        self._totals: dict[str, int] = {}
         if choice.kind:
             self.mask = block.gather(choice.kind, self.pairs(choice.kind))
         self.places = range(len(block)) if self.mask is None else list(itertools.compress(range(len(block)), self.mask))
@@ -3035,6 +3036,13 @@ class Chosen:
 
     def total(self, name: str) -> int:
         """Return a sum over the chosen visits."""
+        if name not in self._totals:
+            self._totals[name] = self._sum(name)
+        return self._totals[name]
+
+    def _sum(self, name: str) -> int:
+        if name == "visitors" and "visitor" in self.block:
+            return len(set(self.column("visitor")))
         if name in ("pageviews", "events") and self.choice.kind:
             return sum(itertools.compress(self.block[f"{self.choice.kind}/{name}"], self.pairs(self.choice.kind)))
         amounts = self.amounts(name)
@@ -3062,8 +3070,11 @@ class Chosen:
     @functools.cached_property
     def _entered(self) -> bytes:
         """Which visits have a chosen hit on the page they entered by."""
-        entries = map(self.block["entry_page"].__getitem__, self.block.owners("page"))
-        return self.block.gather("page", _both(self.pairs("page"), bytes(map(operator.eq, self.block["page"], entries))))
+        entries, entered, mask = self.block["entry_page"], bytearray(len(self.block)), self.pairs("page")
+        for owner, page in zip(itertools.compress(self.block.owners("page"), mask), itertools.compress(self.block["page"], mask)):
+            if entries[owner] == page:
+                entered[owner] = 1
+        return bytes(entered)
 
 
 class Target:
@@ -3115,8 +3126,7 @@ class Scan:
 
     def _add_whole(self, chosen: Chosen, sign: int, target: Target, bucket: int) -> None:
         for name in target.wanted:
-            amount = len(set(chosen.column("visitor"))) if name == "visitors" and "visitor" in chosen.block else chosen.total(name)
-            target.sums[bucket][name][0] += sign * amount
+            target.sums[bucket][name][0] += sign * chosen.total(name)
 
     def _add_visits(self, chosen: Chosen, sign: int, targets: list[Target], buckets: tuple, bucket: int, column: str) -> None:
         """Add up by clients, origins or pages first, which several dimensions may share; values of dimensions come at the end."""
@@ -3137,7 +3147,7 @@ class Scan:
         def pick(column: Sequence[int]) -> Sequence[int]:
             return column if mask is None else list(itertools.compress(column, mask))
         values = pick(block[kind])
-        owners = functools.cache(lambda: pick(block.owners(kind)))
+        owners = functools.cache(lambda: list(pick(block.owners(kind))))
         for name in target.wanted:
             if name == "visitors" and "visitor" in block:
                 distinct = set(zip(map(block["visitor"].__getitem__, owners()), values))
@@ -4495,7 +4505,7 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
 def _demo_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str) -> Site:
     site = find_site(db, settings, domain)
     if site and db.execute("select 1 from hits where site_id = ?", (site.id,)).fetchone():
-        raise InvalidInput.of("site", f"{site.domain} has data, which made-up visits must not be mixed with; give another name")
+        raise InvalidInput.of("site", f"{site.domain} has data, which made-up visits must not be mixed with: remove that site first, or let the command fill another")
     if not site:
         add_site(db, now, domain=domain)
     return get_site(db, settings, domain)
