@@ -62,7 +62,7 @@ import zoneinfo
 from array import array
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, TimeoutError as FutureTimeout
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -5216,7 +5216,8 @@ class App:
         self.log_holds_salts = self.texts_may_be_unused = True
         self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
         # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
-        self._hashing, self._door = threading.Semaphore(2), threading.Semaphore(6)
+        # On threads of its own, because an allocator keeps for each thread what that once needed: 16 MB for every one that serves.
+        self._hashing, self._door = ThreadPoolExecutor(2, "mininumbers-password"), threading.Semaphore(6)
         self.making_demo = threading.Lock()
         self._wsgi = build_wsgi(self)
 
@@ -5246,8 +5247,8 @@ class App:
         if not self._door.acquire(blocking=False):
             raise TooMany("Too many people are signing in just now. Try again in a moment.")
         try:
-            with self._hashing:
-                return password_matches(password, row[0] if row else self._nobody) and row is not None
+            matches = self._hashing.submit(password_matches, password, row[0] if row else self._nobody).result()
+            return matches and row is not None
         finally:
             self._door.release()
 
@@ -5285,6 +5286,7 @@ class App:
     def close(self) -> None:
         """Finish what was begun and let go of every file and thread."""
         self.scheduler.stop()
+        self._hashing.shutdown()
         self.store.close()
         self.collector.close()
 
