@@ -892,6 +892,17 @@ def pattern(text: str) -> Callable[[str], bool]:
 class _Connection(sqlite3.Connection):
     """A connection that a WeakSet can count, and that closes itself when nobody holds it any more."""
 
+    def __init__(self, *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self._compiled = compiled = functools.lru_cache(maxsize=64)(pattern)
+        self.create_function("regexp", 2, lambda expression, text: compiled(expression)(text), deterministic=True)
+        self.create_function("casefold", 1, str.casefold, deterministic=True)
+
+    def rest(self) -> None:
+        """Let go of what a report needed: every thread has a connection, and each would keep megabytes."""
+        self._compiled.cache_clear()
+        self.execute("pragma shrink_memory")
+
     def __del__(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # it never opened
             self.close()
@@ -900,13 +911,10 @@ class _Connection(sqlite3.Connection):
 def connect(path: str, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection in autocommit mode with the settings that every one of ours has. Makes no file where there is none."""
     connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False,
-                                 cached_statements=256, factory=_Connection)
+                                 cached_statements=16 if read_only else 128, factory=_Connection)  # a report's takes tens of kB
     connection.execute("pragma busy_timeout = 10000")
     connection.execute("pragma foreign_keys = on")
     connection.execute(f"pragma query_only = {int(read_only)}")
-    compiled = functools.lru_cache(maxsize=64)(pattern)
-    connection.create_function("regexp", 2, lambda expression, text: compiled(expression)(text), deterministic=True)
-    connection.create_function("casefold", 1, str.casefold, deterministic=True)
     return connection
 
 
@@ -1107,7 +1115,7 @@ class Store:
             connection.set_progress_handler(None, 0)
             if connection.in_transaction:
                 connection.execute("rollback")
-            connection.execute("pragma shrink_memory")  # every thread has a connection, and each would keep 2 MB of pages
+            connection.rest()
 
     def version(self) -> tuple[int, int]:
         """Return what is another value after every change of the database, by whichever process. Raises Busy as `reader()` does."""

@@ -4,7 +4,6 @@ DELAY is how many milliseconds each commit takes longer, as the disk of a small 
 as a large report does. Everything else is mininumbers.py as it is.
 """
 import pathlib
-import sqlite3
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ import mininumbers  # noqa: E402
 
 def slow_connection(seconds):
     """Return a kind of connection whose commits take that much longer."""
-    class Slow(sqlite3.Connection):
+    class Slow(mininumbers._Connection):
         def execute(self, sql, *parameters):
             if sql == "commit":
                 time.sleep(seconds)
@@ -34,8 +33,7 @@ def count_for_ever():
 if __name__ == "__main__":
     delay, busy, *arguments = sys.argv[1:]
     if float(delay):
-        plain, kind = sqlite3.connect, slow_connection(float(delay) / 1000)
-        sqlite3.connect = lambda *given, **more: plain(*given, factory=kind, **more)
+        mininumbers._Connection = slow_connection(float(delay) / 1000)
     if int(busy):
         threading.Thread(target=count_for_ever, daemon=True).start()
     sys.exit(mininumbers.main(arguments))
