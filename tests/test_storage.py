@@ -283,6 +283,40 @@ def test_a_database_put_in_the_place_of_the_one_in_use_is_not_damaged(settings, 
     assert set(pages(settings.db)) >= {f"/of-the-backup/{number}" for number in range(100)}
 
 
+def replace_and_wait(store, backup):
+    """Put another database in the place of the one in use, and wait until it is gone on with."""
+    os.replace(backup, store.path)
+    for _ in range(PATIENCE * 10):
+        time.sleep(0.1)
+        with contextlib.suppress(Busy):
+            return store.probe()
+    pytest.fail("the other file was not opened")
+
+
+def test_what_was_read_in_one_file_is_not_written_to_the_next(app, site, backup):
+    """The number of a site, say, is another site's there."""
+    site.send("/before")
+    app.store.reader()
+    replaced = threading.Thread(target=replace_and_wait, args=(app.store, backup))
+    replaced.start()
+    replaced.join()
+    with pytest.raises(Busy, match="being replaced"):
+        app.store.transact(lambda db: db.execute("delete from hits"))
+    with pytest.raises(Busy, match="being replaced"):
+        app.store.reader()
+    app.store.begin()
+    assert app.store.reader().execute("select count(*) from hits").fetchone() == (100,)
+
+
+def test_a_file_is_not_left_while_a_report_is_read_from_it(app, site, backup):
+    site.send("/before")
+    with app.store.snapshot() as db:
+        os.replace(backup, app.settings.db)
+        with pytest.raises(Busy):
+            app.store.probe()
+        assert db.execute("select count(*) from hits").fetchone() == (1,)
+
+
 def test_a_relative_name_means_the_same_file_after_the_process_changed_its_folder(tmp_path, monkeypatch, clock):
     """As a host application may that runs as a daemon."""
     monkeypatch.chdir(tmp_path)
