@@ -3895,11 +3895,13 @@ class Answers:
 
     AT_ONCE = 2
     WAITING = 8  # each holds a thread that could take hits
+    PATIENCE = 2 * REPORT_SECONDS  # for those before one's own, too
     KEPT, SECONDS, SIZE = 500, 30, 65_536  # answers, for how long, and how large one may be
 
     def __init__(self, store: Store, clock: Clock):
         self._store, self._clock = store, clock
-        self._running, self._door = threading.Semaphore(self.AT_ONCE), threading.Semaphore(self.AT_ONCE + self.WAITING)
+        # On threads of their own: of what a report needs, an allocator and a connection keep a part for each thread that made one.
+        self._makers, self._door = ThreadPoolExecutor(self.AT_ONCE, "mininumbers-report"), threading.Semaphore(self.AT_ONCE + self.WAITING)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -3912,14 +3914,19 @@ class Answers:
         if not self._door.acquire(blocking=False):
             raise Busy("Too many reports are being made just now. Try again in a moment.")
         try:
-            if not self._running.acquire(timeout=REPORT_SECONDS):
-                raise Busy("Other reports take long just now. Try again in a moment.")
+            self._store.reader()  # raises Busy where the site was read in a file that was replaced since
+            making = self._makers.submit(self._make, self._store.version(), key, site, bodies, now)
             try:
-                return self._find(key, site, now) or self._make(key, site, bodies, now)
-            finally:
-                self._running.release()
+                return making.result(self.PATIENCE)
+            except FutureTimeout:
+                making.cancel()
+                raise Busy("Other reports take long just now. Try again in a moment.") from None
         finally:
             self._door.release()
+
+    def close(self) -> None:
+        """Wait for the reports that are being made."""
+        self._makers.shutdown()
 
     def _find(self, key: str, site: Site, now: float) -> bytes | None:
         with self._lock:
@@ -3930,9 +3937,14 @@ class Answers:
             return kept.body
         return None
 
-    def _make(self, key: str, site: Site, bodies: Sequence[Mapping[str, Any]], now: float) -> bytes:
-        version = self._store.version()  # first: what is written from here on may or may not be in the answer
+    def _make(self, version: tuple[int, int], key: str, site: Site, bodies: Sequence[Mapping[str, Any]], now: float) -> bytes:
+        """Make an answer. The version is from before: what is written from then on may or may not be in the answer."""
+        self._store.begin()
+        if body := self._find(key, site, now):  # somebody else asked the same meanwhile
+            return body
         with self._store.snapshot(REPORT_SECONDS) as db:
+            if self._store.version()[0] != version[0]:
+                raise Busy("The database was replaced just now. Try again in a moment.")
             answers, span = run_queries(db, site, bodies, now, REPORT_SECONDS)
             kept = _Kept(to_json(answers), now, version, span, _seals(db, site, span) if span else None)
         if len(kept.body) <= self.SIZE:
@@ -5295,6 +5307,7 @@ class App:
         """Finish what was begun and let go of every file and thread."""
         self.scheduler.stop()
         self._hashing.shutdown()
+        self.answers.close()
         self.store.close()
         self.collector.close()
 

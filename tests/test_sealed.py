@@ -269,6 +269,7 @@ def test_what_comes_while_the_clock_is_set_back_is_counted(app, site, clock):
 
 def test_a_hit_that_comes_while_its_day_is_read_leaves_the_day_open(app, site, clock, monkeypatch):
     site.send("/")
+    app.run_jobs()  # now, not in between
     clock.advance(DAY)
     read = mininumbers.read_day
 

@@ -1,6 +1,6 @@
 """How long a dashboard with all its panels takes: `python tests/bench/reports.py`.
 
-Made-up data of a year, the real server, one request for all panels. "First" is the first request of that kind after the server's
+Made-up data of a year, the real server, one request for all panels, each at its first tab, or with --every-tab at all 13. "First" is the first request of that kind after the server's
 start, "fresh" the median of further ones that differ so that no kept answer serves them, "kept" the same question again.
 Beside filtered ones stands what the usual way takes in the same run: one SQL group-by with count(distinct) for each panel.
 """
@@ -18,16 +18,15 @@ FILTERS = {
     "one page": [["is", "event:page", ["/pricing"]]],
     "half of all visits": [["is", "visit:device", ["Desktop"]]],
 }
-COLUMNS = {"event": "h", "visit": "v"}
 
 
-def naive(db, period, filters):
+def naive(db, period, filters, options):
     """Return the seconds that a group-by for each panel takes, over the days of an answer."""
     low, high = (f"(unixepoch('{day}'{extra}) << 16)" for day, extra in ((period[0][:10], ""), (period[1][:10], ", '+1 day'")))
     (_, dimension, (value,)), = filters
     began = time.perf_counter()
     with contextlib.closing(sqlite3.connect(db)) as connection:
-        for panel in common.PANELS:
+        for panel in options.panels:
             connection.execute(f"""
                 select {column_of(panel)}, count(distinct v.visitor) from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id
                 join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
@@ -43,13 +42,13 @@ def column_of(dimension):
 
 
 def measure(server, db, period, name, options):
-    dashboards = common.fresh_dashboards(period, FILTERS[name])
+    dashboards = common.fresh_dashboards(period, FILTERS[name], options.panels)
     answers, first = server.ask(next(dashboards))
     fresh = common.median_of(options.times, lambda: server.ask(next(dashboards))[1])
     question = next(dashboards)
     server.ask(question)
     kept = common.median_of(options.times, lambda: server.ask(question)[1])
-    usual = naive(db, answers[0]["query"]["date_range"], FILTERS[name]) if FILTERS[name] and not options.no_naive else None
+    usual = naive(db, answers[0]["query"]["date_range"], FILTERS[name], options) if FILTERS[name] and not options.no_naive else None
     return {"visitors": answers[0]["results"][0]["metrics"][0], "first_ms": first * 1000, "fresh_ms": fresh * 1000, "kept_ms": kept * 1000,
             "group_by_ms": usual and usual * 1000}
 
@@ -59,6 +58,7 @@ def main():
     parser.add_argument("--times", type=int, default=5, help="requests for each median (default %(default)s)")
     parser.add_argument("--wide", type=int, default=1_000_000, metavar="N", help="pageviews of the database with 200,000 paths; 0 leaves it out")
     parser.add_argument("--no-naive", action="store_true", help="leave out the group-bys, which take minutes at ten million")
+    parser.add_argument("--every-tab", dest="panels", action="store_const", const=common.EVERY, default=common.OPEN, help="ask for all tabs")
     options = parser.parse_args()
     sizes = [(int(size), 300) for size in options.pageviews.split(",")] + ([(options.wide, 200_000)] if options.wide else [])
     results = []
