@@ -3404,10 +3404,10 @@ def days_to_seal(db: sqlite3.Connection, site: Site, now: float) -> list[int]:
     return [day for day in range(first, local_date(moment, site.zone).toordinal()) if day not in sealed]
 
 
-def seal_days(store: Store, site: Site, now: float) -> int:
+def seal_days(store: Store, site: Site, now: float, deadline: float = math.inf) -> int:
     """Seal the days of a site that are over, and roll up its months; return how many days that were.
 
-    A day that is written to meanwhile is left for the next time.
+    A day that is written to meanwhile is left for the next time, and so is what was not begun by `deadline`, in monotonic seconds.
     """
     with store.snapshot() as db:
         days = days_to_seal(db, site, now)
@@ -3416,7 +3416,10 @@ def seal_days(store: Store, site: Site, now: float) -> int:
         store.transact(lambda db: _insert(db, "days", ("site_id", "day", "seal", "state"), [(site.id, day, seal, 0) for day in days],
                                           "on conflict (site_id, day) do update set seal = excluded.seal, state = 0"))
         writing: list[Future] = []
-        for day in days:
+        for number, day in enumerate(days):
+            if time.monotonic() > deadline:
+                days = days[:number]
+                break
             writing.append(store.submit(_write_sealed, (site.id, day, seal, *_read_to_seal(store, site, day))))
             if len(writing) > 2:  # the next are read while these are written
                 store.wait(writing.pop(0), WRITE_TIMEOUT)
@@ -3493,7 +3496,7 @@ def _roll_month(db: sqlite3.Connection, site_id: int, first: int) -> None:
         skipped = functools.reduce(operator.or_, json.loads(wide))
         kept = [place for place in range(1 + len(DIMENSIONS)) if not skipped & 1 << place]
         db.execute(f"""
-            insert into rollups ({', '.join(_ROLLUP_COLUMNS)})
+            insert or replace into rollups ({', '.join(_ROLLUP_COLUMNS)})
             select site_id, :length, :first, dimension, seam and day = :first as opens, value, {', '.join(f'sum({name})' for name in SUMS)}
             from rollups where site_id = :site and days = 1 and day >= :first and day < :first + :length
                 and dimension in (select value from json_each(:kept)) group by dimension, opens, value""",
@@ -4604,11 +4607,12 @@ def purge(app: App) -> int:
     return deleted
 
 
-def seal(app: App) -> int:
-    """Seal the days that are over, of every site; return how many days that were."""
+def seal(app: App, seconds: float = math.inf) -> int:
+    """Seal the days that are over, of every site, for so many seconds; return how many days that were."""
+    deadline = time.monotonic() + seconds
     with app.store.snapshot() as db:
         sites = list_sites(db, app.settings)
-    return sum(seal_days(app.store, site, app.clock()) for site in sites)
+    return sum(seal_days(app.store, site, app.clock(), deadline) for site in sites)
 
 
 def rebuild_rollups(app: App) -> int:
@@ -4713,7 +4717,7 @@ JOBS: tuple[tuple[str, Callable[[App], Any], int], ...] = (
     ("rotate salts", rotate_salts, 60),
     ("settle visits", settle_visits, 60),
     ("purge", purge, 6 * 3600),
-    ("seal days", seal, 60),
+    ("seal days", lambda app: seal(app, seconds=20), 30),  # years of them may have come at once; other jobs want their turn
 )
 
 

@@ -288,6 +288,20 @@ def test_a_hit_that_comes_while_its_day_is_read_leaves_the_day_open(app, site, c
     assert len(sealed(app)) == 1
 
 
+def test_many_days_are_sealed_bit_by_bit(tmp_path, monkeypatch):
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=MovableClock())) as app:
+        fill_demo(app, "example.com", 2_000, 70, 5)
+        assert seal(app, seconds=-1) == 0
+        now = iter(range(10_000))
+        monkeypatch.setattr(mininumbers.time, "monotonic", lambda: next(now))
+        assert 0 < seal(app, seconds=40) < 60
+        monkeypatch.undo()
+        first = len(sealed(app))
+        assert first and first + seal(app) == len(sealed(app)) == 70
+        assert app.store.reader().execute("select count(distinct day) from rollups where days > 1").fetchone()[0] == 2
+        assert_same(app, {"metrics": ["visitors", "visits"], "dimensions": ["visit:source"], "date_range": "12mo"})
+
+
 def test_another_time_zone_makes_other_days(app, site, clock):
     for _ in range(4):
         site.send("/")
