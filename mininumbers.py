@@ -1948,11 +1948,13 @@ class Texts:
     The tally is in memory; a restart begins it anew.
     """
 
-    CACHE = 50_000  # texts remembered, and combinations of each kind; some 10 MB each
+    CACHE = 20_000  # texts remembered, and combinations of each kind; some 5 MB each …
+    CHARACTERS = 2_000_000  # … even where texts are long
 
     def __init__(self, new_per_day: int):
         self._new_per_day = new_per_day
         self._ids: dict[str, int] = {}
+        self._characters = 0
         self.combinations: dict[str, dict[tuple[int, ...], int]] = {"clients": {}, "origins": {}}  # ids of texts → id of their row
         self._new: dict[int, tuple[int, int]] = {}  # site → (day, how many)
 
@@ -1960,10 +1962,11 @@ class Texts:
         """Forget the ids, as they may have been rolled back or changed by another process."""
         for known in (self._ids, *self.combinations.values()):
             known.clear()
+        self._characters = 0
 
     def trim(self) -> None:
         """Forget when it has become too much. Only between batches: what a batch has learned it needs to its end."""
-        if max(map(len, (self._ids, *self.combinations.values()))) > self.CACHE:
+        if max(map(len, (self._ids, *self.combinations.values()))) > self.CACHE or self._characters > self.CHARACTERS:
             self.forget()
 
     def load(self, db: sqlite3.Connection, wanted: Iterable[str]) -> None:
@@ -1971,6 +1974,7 @@ class Texts:
         if missing := list({text for text in wanted if text not in self._ids}):
             rows = db.execute("select text, id from texts where text in (select value from json_each(?))", (json.dumps(missing),))
             self._ids.update(rows)
+            self._characters += sum(map(len, missing))
 
     def intern(self, db: sqlite3.Connection, wanted: Sequence[tuple[int, int, str]]) -> None:
         """Learn the ids of the texts in [(site id, second, text), …]; those that are new get one, as far as the site may."""
@@ -2711,6 +2715,7 @@ def filtered_dimensions(filters: Any) -> Iterator[str]:
 # certain is never added up, and reports count hits instead.
 
 LIVE_DAYS = 3  # most days of a report that may not be sealed yet; they are packed anew each time
+DAY_HITS = 100_000  # most hits of a day that is sealed, or read for a report: takes some 100 MB for a moment
 WIDE = 2_000  # values from which on a dimension of a day has no rollups: the columns are as fast then, and smaller
 
 # What reports add up, and how SQL does it over `seen`, the visits that a report sees, one row for each in every group.
@@ -2924,6 +2929,13 @@ def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     apart = visits_of.keys() & _visitors(db, site.id, two_before, before) or db.execute(
         "select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
     return Day([_block(single, with_visitors=False), _block(several, with_visitors=True)], seam, not apart)
+
+
+def is_large(db: sqlite3.Connection, site: Site, day: int) -> bool:
+    """Return whether a day has more hits than are read at once; such a day is never sealed, and reports of it count hits."""
+    low, high = (midnight(date.fromordinal(each), site.zone) << 16 for each in (day, day + 1))
+    return db.execute("select count(*) from (select 1 from hits where site_id = ? and id >= ? and id < ? limit ?)",
+                      (site.id, low, high, DAY_HITS + 1)).fetchone()[0] > DAY_HITS
 
 
 def _visitors(db: sqlite3.Connection, site_id: int, low: int, high: int) -> set[int]:
@@ -3226,11 +3238,12 @@ class Days:
         self._db, self._site, self._check_time = db, site, check_time
         self._targets: dict[tuple, Target] = {}
         self._read: dict[int, Day] = {}
+        self._large: dict[int, bool] = {}
         first, last = (db.execute(f"select {edge}(id) from hits where site_id = ?", (site.id,)).fetchone()[0] for edge in ("min", "max"))
         self._known = range(0) if first is None else range(*(
             local_date(each >> 16, site.zone).toordinal() + more for each, more in ((first, 0), (last, 1))))
         self._sealed = {day: (state, wide) for day, state, wide in db.execute(
-            "select day, state, wide from days where site_id = ? and state > 0", (site.id,))}
+            "select day, state, wide from days where site_id = ? and state in (1, 2)", (site.id,))}
         self.span: tuple[int, int] | None = (2 ** 31, 0)  # first and last day asked for, None when one of them was not sealed
 
     def want(self, filters: Sequence, dimension: str | None, sums: Sequence[str], buckets: Sequence[Bucket]) -> Target | None:
@@ -3268,7 +3281,12 @@ class Days:
     def _unsealed(self, first: int, last: int) -> list[int] | None:
         """Return the days with hits that are not sealed; None where they are too many."""
         missing = [day for day in range(max(first, self._known.start), min(last + 1, self._known.stop)) if day not in self._sealed]
-        return missing if len(missing) <= LIVE_DAYS else None
+        return missing if len(missing) <= LIVE_DAYS and not any(map(self._is_large, missing)) else None
+
+    def _is_large(self, day: int) -> bool:
+        if day not in self._large:
+            self._large[day] = is_large(self._db, self._site, day)
+        return self._large[day]
 
     def _may_be_added(self, first: int, last: int) -> bool:
         """Return whether days may be added up; one day alone always may."""
@@ -3432,6 +3450,8 @@ def seal_days(store: Store, site: Site, now: float, deadline: float = math.inf) 
 def _read_to_seal(store: Store, site: Site, day: int) -> tuple:
     """Return (state, wide, parts, rollups) of a day, as _write_sealed() writes them."""
     with store.snapshot() as db:
+        if is_large(db, site, day):
+            return 3, 0, [], []
         read = read_day(db, site, day)
         rows, wide = _rollups(db, site, read)
     parts = [(part, block.pack()) for part, block in enumerate(read.blocks) if len(block)] + ([(2, pack_seam(read.seam))] if read.seam else [])
@@ -3900,7 +3920,7 @@ class Answers:
     AT_ONCE = 2
     WAITING = 8  # each holds a thread that could take hits
     PATIENCE = 2 * REPORT_SECONDS  # for those before one's own, too
-    KEPT, SECONDS, SIZE = 500, 30, 65_536  # answers, for how long, and how large one may be
+    KEPT, SECONDS, SIZE = 500, 30, 32_768  # answers, for how long, and how many characters one may have with its question
 
     def __init__(self, store: Store, clock: Clock):
         self._store, self._clock = store, clock
@@ -3951,11 +3971,11 @@ class Answers:
                 raise Busy("The database was replaced just now. Try again in a moment.")
             answers, span = run_queries(db, site, bodies, now, REPORT_SECONDS)
             kept = _Kept(to_json(answers), now, version, span, _seals(db, site, span) if span else None)
-        if len(kept.body) <= self.SIZE:
+        if len(key) + len(kept.body) <= self.SIZE:
             with self._lock:
                 self._kept[key] = kept
                 self._kept.move_to_end(key)
-                if len(self._kept) > self.KEPT:
+                while len(self._kept) > self.KEPT or next(iter(self._kept.values())).made <= now - self.SECONDS:
                     self._kept.popitem(last=False)
         return kept.body
 

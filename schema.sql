@@ -177,7 +177,8 @@ create table days (
   site_id  integer not null,
   day      integer not null,                          -- the local date's ordinal: 1 is 0001-01-01
   seal     integer not null,                          -- random; who finds another one has been overtaken
-  state    integer not null,                          -- 0 being sealed; 1 sealed; 2 sealed, and never to be added to other days
+  state    integer not null,                          -- 0 being sealed; 1 sealed; 2 sealed, and never to be added to other days;
+                                                      -- 3 not sealed, as it has too many hits
   wide     integer not null default 0,                -- bit by bit the dimensions with too many values for rollups
   primary key (site_id, day)
 ) without rowid;

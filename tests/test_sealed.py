@@ -209,6 +209,25 @@ def test_a_dimension_with_too_many_values_has_no_rollups_and_the_same_numbers(tm
                 assert_same(app, {"metrics": metrics, "dimensions": [dimension], "date_range": ["2025-10-29", "2025-11-06"]})
 
 
+def test_a_day_with_too_many_hits_to_be_read_at_once_is_left_to_counting(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(mininumbers, "DAY_HITS", 30)
+    monkeypatch.setattr(mininumbers, "read_day", lambda db, site, day, read=mininumbers.read_day: read(db, site, day) if
+                        db.execute("select count(*) from hits where id >> 16 between ? and ?", (
+                            mininumbers.midnight(date.fromordinal(day), site.zone), mininumbers.midnight(date.fromordinal(day + 1), site.zone) - 1,
+                        )).fetchone()[0] <= 30 else pytest.fail("it was read"))
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
+        app.setup("owner", "correct horse battery", "example.com")
+        tell_a_story(app, clock)
+        app.run_jobs()
+        states = {state for _, state in sealed(app)}
+        assert 3 in states
+        for dimension in ([], ["time:day"], ["visit:source"], ["event:page"]):
+            for period in (["2025-10-29", "2025-11-06"], ["2025-11-01", "2025-11-01"], ["2025-11-07", "2025-11-08"]):
+                assert_same(app, {"metrics": ["visitors", "visits"], "dimensions": dimension, "date_range": period})
+        clock.advance(60)
+        assert seal(app) == 0
+
+
 def test_months_are_added_up_too(tmp_path):
     clock = MovableClock(1_772_452_800)
     with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
