@@ -37,6 +37,7 @@ import gc
 import getpass
 import gzip
 import hashlib
+import heapq
 import hmac
 import importlib.metadata
 import ipaddress
@@ -3112,13 +3113,14 @@ class Target:
         column = DIMENSIONS[self.dimension].column if self.dimension else ""
         return column[2:] if column.startswith("h.") else None
 
-    def rows(self) -> Iterator[tuple[int, int, dict[str, int]]]:
-        """Yield (bucket, value, sums) where anything was seen."""
+    def seen(self) -> list[tuple[int, int]]:
+        """Return [(bucket, value)] where anything was seen."""
         counted = "visitors" if "visitors" in self.wanted else "visits"
-        for bucket, sums in enumerate(self.sums):
-            for value, count in sums[counted].items():
-                if count:
-                    yield bucket, value, {name: sums[name][value] for name in self.wanted}
+        return [(bucket, value) for bucket, sums in enumerate(self.sums) for value, count in sums[counted].items() if count]
+
+    def sums_of(self, bucket: int, value: int) -> dict[str, int]:
+        """Return the sums of a value in a bucket."""
+        return {name: self.sums[bucket][name][value] for name in self.wanted}
 
 
 class Scan:
@@ -3729,7 +3731,7 @@ class Answer:
     def as_json(self) -> dict:
         """Return {"results", "meta", "query"}."""
         query, report = self.query, self.report
-        rows = report.rows()
+        rows, total_rows = report.first_rows(query.offset + query.limit)
         results = [{"dimensions": list(dimensions), "metrics": metrics} for dimensions, metrics in rows[query.offset:query.offset + query.limit]]
         if self.other:
             report.compare(results, self.other)
@@ -3737,7 +3739,7 @@ class Answer:
         if query.include.get("time_labels"):
             meta["time_labels"] = [bucket.label for bucket in report.buckets] if query.time_dimension else []
         if query.include.get("total_rows"):
-            meta["total_rows"] = len(rows)
+            meta["total_rows"] = total_rows
         asked = {"site_id": self.site.domain, "metrics": query.metrics, "date_range": self.period.iso(), "dimensions": query.dimensions,
                  "filters": query.filters, "order_by": query.order_by, "include": query.include,
                  "pagination": {"limit": query.limit, "offset": query.offset}}
@@ -3792,13 +3794,34 @@ class Report:
             rows = self._filled(rows)
         return self._sorted(list(rows.items()))
 
+    def first_rows(self, count: int) -> tuple[list[Row], int]:
+        """Return (the first rows in order, at least so many where there are, how many there are in all).
+
+        Of very many values only those that may come first get their name and all their metrics.
+        """
+        (metric, direction), *_ = self.query.order_by
+        if self._target and len(self.query.dimensions) == 1 and not self.query.time_dimension and not self._by_page \
+                and direction == "desc" and METRICS.keys() >= {metric} and metric != "percentage":
+            seen = self._target.seen()
+            if len(seen) > 4 * count:
+                amounts = [self._metric(metric, self._target.sums_of(*each), None) for each in seen]
+                least = heapq.nlargest(count, (-math.inf if amount is None else amount for amount in amounts))[-1]
+                seen = [each for each, amount in zip(seen, amounts) if amount is not None and amount >= least]
+                if len(seen) >= count:
+                    return self._sorted(list(self._rows(self._read_days(self._target, seen)).items())), len(amounts)
+        rows = self.rows()
+        return rows, len(rows)
+
     def seen(self) -> dict[tuple[str, ...], list]:
         """Return the metrics of those dimension values under which something was seen."""
-        total = self._whole.rows()[0][1][0] if self._whole else None
-        rows = {key: [self._metric(name, sums, total) for name in self.query.metrics] for key, sums in self._read()}
+        rows = self._rows(self._read())
         if self._by_page:
             self._set_exit_rates(rows)
         return rows
+
+    def _rows(self, read: Iterable[tuple[tuple[str, ...], Mapping[str, int]]]) -> dict[tuple[str, ...], list]:
+        total = self._whole.rows()[0][1][0] if self._whole else None
+        return {key: [self._metric(name, sums, total) for name in self.query.metrics] for key, sums in read}
 
     @staticmethod
     def _metric(name: str, sums: Mapping[str, int], total: int | None) -> float | None:
@@ -3808,18 +3831,18 @@ class Report:
     def _read(self) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         """Yield (dimension values, sums) of all that was seen."""
         if self._target:
-            yield from self._read_days(self._target)
+            yield from self._read_days(self._target, self._target.seen())
             return
         for bucket, *values in self.db.execute(*self._sql()):
             names = iter(values)
             key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(names) for name in self.query.dimensions)
             yield key, dict(zip(self.sums, names))
 
-    def _read_days(self, target: Target) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
-        rows = list(target.rows())
-        text = self._texts({value for _, value, _ in rows}) if target.dimension else {}
-        for bucket, value, sums in rows:
-            yield tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else text[value] for name in self.query.dimensions), sums
+    def _read_days(self, target: Target, seen: list[tuple[int, int]]) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
+        text = self._texts({value for _, value in seen}) if target.dimension else {}
+        for bucket, value in seen:
+            key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else text[value] for name in self.query.dimensions)
+            yield key, target.sums_of(bucket, value)
 
     def _texts(self, values: set[int]) -> dict[int, str]:
         """Return the words for values of the one dimension."""

@@ -228,6 +228,24 @@ def test_a_day_with_too_many_hits_to_be_read_at_once_is_left_to_counting(tmp_pat
         assert seal(app) == 0
 
 
+@pytest.mark.parametrize("direction", ["desc", "asc"])
+@pytest.mark.parametrize("metric", ["visitors", "pageviews", "bounce_rate", "visit_duration", "percentage"])
+def test_the_first_of_many_rows_are_those_of_all_rows(tmp_path, metric, direction):
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=MovableClock())) as app:
+        fill_demo(app, "example.com", 1_500, 30, 5, paths=300)
+        app.run_jobs()
+        body = {"site_id": "example.com", "metrics": [metric, "visits", "percentage"] if metric != "percentage" else ["visits", metric], "date_range": "28d",
+                "dimensions": ["event:page"], "order_by": [[metric, direction]], "include": {"total_rows": True}}
+        with app.store.snapshot() as db:
+            site = get_site(db, app.settings, "example.com")
+            whole = run_query(db, site, body, app.clock())
+            assert len(whole["results"]) > 100
+            for limit, offset in ((1, 0), (9, 0), (9, 9), (20, 3), (100, 0)):
+                page = run_query(db, site, {**body, "pagination": {"limit": limit, "offset": offset}}, app.clock())
+                assert page["results"] == whole["results"][offset:offset + limit]
+                assert page["meta"] == whole["meta"]
+
+
 def test_months_are_added_up_too(tmp_path):
     clock = MovableClock(1_772_452_800)
     with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
