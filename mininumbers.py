@@ -4779,13 +4779,14 @@ class Scheduler:
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._stop.is_set():
-                    thread = threading.Thread(target=self._run, name="mininumbers-jobs", daemon=True)
-                    thread.start()
-                    self._thread = thread  # not before: SIGTERM may come in between, and what has not begun cannot be waited for
+                    self._thread = threading.Thread(target=self._run, name="mininumbers-jobs", daemon=True)
+                    self._thread.start()
 
     def run_due(self) -> None:
         """Run the jobs that are due. One that fails is logged and tried again when it is due next."""
         with self._running:
+            if self._stop.is_set():
+                return
             now = self._app.clock()
             for name, job, seconds in JOBS:
                 if self._due[name] <= now or self._due[name] > now + seconds:  # the latter: the clock was set back
@@ -4807,7 +4808,9 @@ class Scheduler:
     def stop(self) -> None:
         """Stop, after the job that is running."""
         self._stop.set()
-        if self._thread:
+        with self._running:  # from here on no job runs, even if SIGTERM came while the thread was being started
+            pass
+        if self._thread and self._thread.is_alive():
             self._thread.join()
 
 
