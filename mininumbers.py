@@ -1239,7 +1239,7 @@ class Store:
             self._writer.execute("begin immediate")
             jobs = _claim(jobs)  # not before: who gives up while another process holds the lock is not written
             outcomes = self._transaction(jobs)
-        except (sqlite3.Error, DatabaseError) as error:
+        except (sqlite3.Error, DatabaseError, OSError) as error:
             jobs = _claim(jobs)
             outcomes = [(self._refusal(error), None)] * len(jobs)
         for job, (error, result) in zip(jobs, outcomes):
@@ -2716,7 +2716,7 @@ def filtered_dimensions(filters: Any) -> Iterator[str]:
 # certain is never added up, and reports count hits instead.
 
 LIVE_DAYS = 3  # most days of a report that may not be sealed yet; they are packed anew each time
-DAY_HITS = 100_000  # most hits of a day that is sealed, or read for a report: takes some 100 MB for a moment
+DAY_HITS = 100_000  # most hits of a day that is sealed, or read for a report: takes some 60 MB for a moment
 WIDE = 2_000  # values from which on a dimension of a day has no rollups: the columns are as fast then, and smaller
 
 # What reports add up, and how SQL does it over `seen`, the visits that a report sees, one row for each in every group.
@@ -2826,12 +2826,12 @@ def _unpack_column(code: str, data: bytes) -> array:
 
 
 class _Piece(NamedTuple):
-    """What of a visit lies within some stretch of time: its row, and {value: [sums of _HIT_SUMS]} of each kind."""
+    """What of a visit lies within some stretch of time: its row, and {value: its _HIT_SUMS} of each kind."""
 
     visit: tuple
-    page: dict[int, list[int]]
-    name: dict[int, list[int]]
-    hostname: dict[int, list[int]]
+    page: dict[int, tuple]
+    name: dict[int, tuple]
+    hostname: dict[int, tuple]
 
 
 _PIECE_COLUMNS = "id, visitor, client_id, origin_id, entry_page, exit_page, pageviews = 1 and not interactive, duration, exit_id"
@@ -3703,9 +3703,11 @@ def run_queries(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str
         if time.monotonic() > deadline:
             raise Busy(too_long(seconds))
     days = Days(db, site, check_time)
-    answers = [Answer(db, site, read_query(body), now) for body in bodies]
-    for answer in answers:
-        answer.plan(days)
+    answers = []
+    for body in bodies:
+        check_time()  # patterns are compiled here, and there may be many
+        answers.append(Answer(db, site, read_query(body), now))
+        answers[-1].plan(days)
     days.read()
     return [answer.as_json() for answer in answers], days.span
 
@@ -4663,7 +4665,7 @@ def rebuild_rollups(app: App) -> int:
     with app.store.snapshot() as db:
         sites = list_sites(db, app.settings)
     for site in sites:
-        _purge_sealed(app.store, site.id, date.max)
+        _delete_sealed_days(app.store, site.id, date.max)
     return seal(app)
 
 
@@ -4675,28 +4677,25 @@ def _site_ids_without_site(db: sqlite3.Connection) -> list[int]:
 
 def _purge_site(store: Store, site_id: int, before_id: int, before_day: date) -> int:
     """Delete a site's rows from before a moment; return how many hits that were. A visit stays as long as any of its hits may."""
-    _purge_sealed(store, site_id, before_day)
+    _delete_sealed_days(store, site_id, before_day)  # the first day that stays too, whose seam is to one that goes
     for table, key in (("props", "hit_id"), ("revenue", "hit_id")):
         _delete_in_steps(store, table, key, f"site_id = ? and {key} < ?", (site_id, before_id))
     hits = _delete_in_steps(store, "hits", "id", "site_id = ? and id < ?", (site_id, before_id))
     _delete_in_steps(store, "visits", "id", "site_id = ? and id < ? and (id >> 16) + duration < ?", (site_id, before_id, before_id >> 16))
     store.transact(lambda db: db.execute("delete from dropped where site_id = ? and day < ?", (site_id, before_day.isoformat())))
+    store.transact(lambda db: db.execute("delete from long_epochs where site_id = ? and ends_at <= ?", (site_id, before_id >> 16)))
     return hits
 
 
-def _purge_sealed(store: Store, site_id: int, before_day: date) -> None:
-    """Delete what is sealed of the days before one. That one's own seam is to a day that goes: it is sealed anew."""
-    last = before_day.toordinal()
+def _delete_sealed_days(store: Store, site_id: int, last_day: date) -> None:
+    """Delete what is sealed of the days up to one."""
+    last = last_day.toordinal()
     with store.snapshot() as db:
         days = db.execute("select day from days where site_id = :site and day <= :last union select day from columns where site_id = :site and day <= :last",
                           {"site": site_id, "last": last}).fetchall()
     store.transact(lambda db: db.execute("delete from days where site_id = ? and day <= ?", (site_id, last)))
     for day, in days:
         store.transact(lambda db: delete_sealed(db, site_id, day))
-    store.transact(lambda db: db.execute("delete from long_epochs where site_id = ? and ends_at < ?", (site_id, (last - _EPOCH_DAY) * 86_400)))
-
-
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def _delete_in_steps(store: Store, table: str, key: str, condition: str, values: tuple) -> int:
@@ -4760,7 +4759,7 @@ JOBS: tuple[tuple[str, Callable[[App], Any], int], ...] = (
     ("rotate salts", rotate_salts, 60),
     ("settle visits", settle_visits, 60),
     ("purge", purge, 6 * 3600),
-    ("seal days", lambda app: seal(app, seconds=20), 30),  # years of them may have come at once; other jobs want their turn
+    ("seal days", lambda app: seal(app, seconds=5), 10),  # years of them may have come at once: other jobs, and SIGTERM, want their turn
 )
 
 

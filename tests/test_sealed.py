@@ -382,6 +382,19 @@ def test_a_removed_site_leaves_nothing_sealed(app, site, clock):
         assert app.store.reader().execute(f"select count(*) from {table}").fetchone() == (0,), table
 
 
+def test_rollup_rebuild_knows_still_which_days_share_visitors(app, site, clock):
+    app.set_site("example.com", rotation_hours=168)
+    for _ in range(2):
+        site.send("/")
+        clock.advance(3 * DAY)
+    app.run_jobs()
+    assert site.numbers("visitors", date_range="7d") == 1
+    mininumbers.rebuild_rollups(app)
+    assert {state for _, state in sealed(app)} == {2}
+    clock.advance(60)
+    assert site.numbers("visitors", date_range="7d") == 1
+
+
 def test_rollup_rebuild_makes_the_same_again(tmp_path):
     db = tmp_path / "test.db"
     assert run_command("demo", "--db", db, "--pageviews", "2000", "--days", "50").returncode == 0
