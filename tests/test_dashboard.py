@@ -519,6 +519,113 @@ def test_a_panel_shows_nine_rows_and_more_when_asked(demo, dashboard):
     assert len(rows(page, "places")) == 9
 
 
+# ---- all sites, and the keys ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A server with the sites site0.example to site9.example, of which each was visited as often as its number says."""
+    db = tmp_path_factory.mktemp("many") / "test.db"
+    set_up(db, "site0.example")
+    for number in range(1, 10):
+        run_command("site", "add", f"site{number}.example", "--db", db)
+    server = Server(db)
+    for number in range(10):
+        for visitor in range(number):
+            hit(server.url, f"https://site{number}.example/", ip=f"192.0.2.{visitor}", domain=f"site{number}.example")
+    yield server
+    server.kill()
+
+
+def cards(page):
+    """{site: what its card says}, once all of them do."""
+    page.wait_for_function("""() => { const cards = [...document.querySelectorAll(".card")];
+        return cards.length && cards.every(card => card.getAttribute("aria-busy") === "false"); }""")
+    return {item.get_attribute("data-key"): item.locator(".value").inner_text() for item in page.locator("#cards > li").all()}
+
+
+def test_the_overview_has_a_card_for_each_site_with_its_own_numbers_and_leads_there(many, new_page):
+    page, heard = new_page(many.url), []
+    page.on("request", lambda request: heard.append(request) if "api/v2" in request.url else None)
+    enter(page, many, "?view=sites&period=day")
+    assert cards(page) == {f"site{number}.example": str(number) for number in range(10)}
+    assert len(heard) == 10   # one for each site: its number and its line
+    page.get_by_label("Search the sites").fill("E7")
+    assert list(cards(page)) == ["site7.example"]
+    page.keyboard.press("Enter")
+    assert headlines(page)["visitors"] == "7"
+    assert page.url == f"{many.url}/?site=site7.example&period=day"
+    pick(page, "Site").select_option("All sites")
+    expect(page.get_by_role("heading", name="All sites")).to_be_visible()
+    page.go_back()
+    assert headlines(page)["visitors"] == "7"
+
+
+def test_no_site_of_that_name_is_said(many, new_page):
+    page = new_page(many.url)
+    enter(page, many, "?view=sites")
+    page.get_by_label("Search the sites").fill("nowhere")
+    expect(page.get_by_text("No site is called that.")).to_be_visible()
+
+
+def test_a_card_that_fails_is_told_and_tried_again(many, new_page):
+    page = new_page(many.url)
+    page.route(REPORTS, lambda route: route.fulfill(status=500, json={"error": "Something went wrong.", "code": "internal", "details": []})
+               if "site3.example" in route.request.post_data else route.continue_())
+    enter(page, many, "?view=sites&period=day")
+    expect(page.locator("#trouble p")).to_have_text("Something went wrong.")
+    expect(page.locator("[data-key='site3.example'] .value")).to_have_text("–")
+    expect(page.locator("[data-key='site9.example'] .value")).to_have_text("9")
+    page.unroute(REPORTS)
+    page.get_by_role("button", name="Try again").click()
+    assert cards(page)["site3.example"] == "3"
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+@pytest.mark.parametrize("key, period", [("d", "day"), ("w", "7d"), ("n", "91d"), ("m", "month"), ("y", "year"), ("l", "12mo"), ("a", "all"), ("t", "30d")])
+def test_a_letter_chooses_the_period(dashboard, key, period):
+    page = dashboard("?period=6mo")
+    page.keyboard.press(key)
+    settle(page)
+    expect(pick(page, "Period")).to_have_value(period)
+
+
+def test_keys_move_compare_and_switch_sites_but_never_while_something_is_typed(many, new_page):
+    page = new_page(many.url)
+    enter(page, many, "?site=site5.example&period=day")
+    settle(page)
+    page.keyboard.press("x")
+    expect(pick(page, "Compare with")).to_have_value("none")
+    page.keyboard.press("ArrowLeft")
+    settle(page)
+    assert "&from=" in page.url
+    page.keyboard.press("9")
+    settle(page)
+    assert "site=site8.example" in page.url
+    page.keyboard.press("c")
+    expect(page.locator("#range-from")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(pick(page, "Period")).to_be_focused()
+    page.locator("#main").focus()
+    page.keyboard.press("0")
+    page.get_by_label("Search the sites").press("d")
+    expect(page.get_by_label("Search the sites")).to_have_value("d")
+    page.get_by_label("Search the sites").press("Control+a")
+    assert "view=sites" in page.url and "from=" in page.url
+
+
+def test_the_keys_are_explained_and_the_focus_comes_back(dashboard):
+    page = dashboard("?f=is,visit:device,Mobile")
+    page.get_by_role("button", name="Keys (?)").press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    expect(dialog).to_contain_text("Last 91 days")
+    page.keyboard.press("d")   # belongs to the page below, which is out of reach
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_role("button", name="Keys (?)")).to_be_focused()
+    expect(page.locator("#chips li")).to_have_count(1)
+    expect(pick(page, "Period")).to_have_value("28d")
+
+
 # ---- filters and the address -----------------------------------------------------------------------------------------
 
 def test_a_click_on_a_row_filters_a_chip_removes_it_and_the_address_holds_it(demo, dashboard):
