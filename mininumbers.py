@@ -11,6 +11,7 @@ The sections, ground floor first; each uses only what stands above it:
     classification     user agent, bots, referrer, source, channel, UTM: pure
     identity           epochs, salts, visitor hashes, privacy modes
     storage            connections, the writer, migrations
+    limits             how often what may be asked
     sites, users, tokens
     ingest             from a request body to a committed visit
     periods and filters  local time, and the one WHERE compiler
@@ -140,16 +141,33 @@ class TooLarge(MiniNumbersError):
     status, code = 413, "too-large"
 
 
+class SecondFactorNeeded(Unauthorized):
+    """Name and password are right, and a code of the second factor is still needed, or the one given is wrong."""
+
+    code = "two-factor"
+
+
+class Conflict(MiniNumbersError):
+    """It cannot be done as things stand."""
+
+    status, code = 409, "conflict"
+
+
 class TooMany(MiniNumbersError):
-    """More is asked than is allowed at a time."""
+    """More is asked than is allowed at a time; `retry_after` says in how many seconds it may be asked again."""
 
     status, code = 429, "too-many"
+
+    def __init__(self, message: str, retry_after: float = 1):
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
 
 
 class Busy(MiniNumbersError):
     """The server cannot do it now; trying again is right."""
 
     status, code = 503, "busy"
+    retry_after = 1
 
 
 class DatabaseError(MiniNumbersError):
@@ -190,11 +208,19 @@ class Settings:
     gpc: str = _setting("paranoid", "what a visitor's Sec-GPC or DNT means: count as paranoid, drop, or ignore", choices=GPC_CHOICES)
     new_values_per_day: int = _setting(20_000, "new paths, sources and the like a site may bring a day; more become (other)", least=1,
                                        most=100_000_000)
+    hits_per_address: int = _setting(1_000, "hits a minute from one address; more are answered 429; 0 is no limit", least=0, most=100_000_000)
+    hits_per_site: int = _setting(10_000, "hits a minute for one site; more are answered 429; 0 is no limit", least=0, most=100_000_000)
+    requests_per_token: int = _setting(600, "requests a minute with one API token; more are answered 429; 0 is no limit", least=0,
+                                       most=100_000_000)
+    # The names that were given a value, by flag, variable or the embedding program: these cannot be changed in the browser.
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            _check_setting(each, getattr(self, each.name))
+        for name, setting in SETTINGS.items():
+            _check_setting(setting, getattr(self, name))
         self.trusted_networks  # raises now, not at the first request
+        changed = {name for name, setting in SETTINGS.items() if getattr(self, name) != setting.default}
+        object.__setattr__(self, "given", self.given | changed)
 
     @functools.cached_property
     def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
@@ -208,10 +234,14 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: Any) -> Settings:
         """Return the settings of MININUMBERS_* variables, each overridden by `given` unless that is None."""
         values = {name: parse_setting(name, environ[variable]) for name in SETTINGS if (variable := f"MININUMBERS_{name.upper()}") in environ}
-        return cls(**{**values, **{name: value for name, value in given.items() if value is not None}})
+        values |= {name: value for name, value in given.items() if value is not None}
+        return cls(**values, given=frozenset(values))
 
 
-SETTINGS = {each.name: each for each in dataclasses.fields(Settings)}
+SETTINGS = {each.name: each for each in dataclasses.fields(Settings) if "help" in each.metadata}
+SITE_OVERRIDES = ("mode", "rotation_hours", "retention_days", "gpc")  # a site may have its own
+# What can be changed in the browser, and holds from then on without a restart.
+CHANGEABLE = (*SITE_OVERRIDES, "new_values_per_day", "hits_per_address", "hits_per_site", "requests_per_token")
 
 
 def _check_setting(setting: dataclasses.Field, value: Any) -> None:
@@ -1452,7 +1482,110 @@ _INVARIANTS = (
 )
 
 
+# ---- limits ----------------------------------------------------------------------------------------------------------
+# How often what may be asked. All of it is in memory, bounded, and keyed by hashes that mean nothing in another process: no
+# address is kept, and a restart forgets everything.
+
+LIMITER_KEYS = 20_000  # remembered at once, some 3 MB; in a flood of more addresses those that began longest ago are forgotten
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or the /64 of an IPv6 one, of which a customer has at least that."""
+    parsed = _ip(address) if ":" in address else None
+    return str(ipaddress.ip_network((parsed.packed[:8] + bytes(8), 64))) if parsed and parsed.version == 6 else address
+
+
+class Limiter:
+    """Counts what each key did within the minute that began with the first."""
+
+    def __init__(self, clock: Clock, keys: int = LIMITER_KEYS):
+        self._clock, self._most = clock, keys
+        self._seen: OrderedDict[int, list] = OrderedDict()  # hash of a key → [when its minute began, how often since]
+        self._lock = threading.Lock()
+
+    def take(self, key: tuple, allowed: int) -> float:
+        """Count once more; return 0, or if that is more than allowed (of which 0 is no limit), the seconds until it is not."""
+        if not allowed:
+            return 0
+        now, hashed = self._clock(), hash(key)
+        with self._lock:
+            entry = self._seen.get(hashed)
+            if entry is None or not entry[0] <= now < entry[0] + 60:
+                self._seen.pop(hashed, None)
+                self._seen[hashed] = entry = [now, 0]
+                if len(self._seen) > self._most:
+                    self._seen.popitem(last=False)
+            entry[1] += 1
+            return 0 if entry[1] <= allowed else entry[0] + 60 - now
+
+    def check(self, key: tuple, allowed: int, what: str) -> None:
+        """Count once more. Raises TooMany where that is more than allowed."""
+        if seconds := self.take(key, allowed):
+            raise TooMany(f"More than {allowed} {what} in a minute. Try again in {math.ceil(seconds)} seconds.", seconds)
+
+
+class Attempts:
+    """Slows down guessing at passwords and codes, without letting a stranger keep the owner out.
+
+    Failures count against the address, and against the account. An address that failed too often waits ever longer, up to a quarter
+    of an hour. Of an account at which many have failed, only who has failed too waits longer still: a first try from elsewhere is
+    always heard. A browser that has signed in to the account before is known by a mark, and then neither strangers at its address
+    nor those at its account count, only its own failures.
+    """
+
+    FORGOTTEN = 3600  # seconds after the last failure
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._failures: OrderedDict[int, tuple[int, float]] = OrderedDict()  # hash of a key → (how many, when the last was)
+        self._lock = threading.Lock()
+
+    def begin(self, address: str, username: str, mark: str = "") -> tuple[int, ...]:
+        """Count an attempt as failed, for now, and return what `forgive` takes. Raises TooMany where it comes too early.
+
+        Counted before it is judged, so that many attempts at once are no way around.
+        """
+        with self._lock:
+            if mark:
+                keys = (hash(("mark", username, mark)),)
+                wait = self._wait(keys[0], 5, 60)
+            else:
+                keys = (hash(("address", network_of(address))), hash(("account", username)))
+                wait = max(self._wait(keys[0], 5, 900), self._wait(keys[1], 10, 60) if self._count(keys[0]) else 0)
+            if wait > 0:
+                raise TooMany(f"Too many attempts to sign in. Try again in {math.ceil(wait)} seconds.", wait)
+            for key in keys:
+                self._failures[key] = self._count(key) + 1, self._clock()
+                self._failures.move_to_end(key)
+            while len(self._failures) > LIMITER_KEYS:
+                self._failures.popitem(last=False)
+            return keys
+
+    def forgive(self, keys: tuple[int, ...]) -> None:
+        """Take an attempt back that did not fail. The others stay: an attacker may have an account too."""
+        with self._lock:
+            for key in keys:
+                count, at = self._failures.get(key, (0, 0.0))
+                if count > 1:
+                    self._failures[key] = count - 1, at
+                else:
+                    self._failures.pop(key, None)
+
+    def _count(self, key: int) -> int:
+        count, at = self._failures.get(key, (0, 0.0))
+        return count if abs(self._clock() - at) < self.FORGOTTEN else 0
+
+    def _wait(self, key: int, free: int, most: int) -> float:
+        """Return the seconds to wait: none for the first failures, then 1, 2, 4 and so on after the last."""
+        count, (_, at) = self._count(key), self._failures.get(key, (0, 0.0))
+        delay = min(most, 2 ** (count - free)) if count >= free else 0
+        return min(delay, at + delay - self._clock())
+
+
 # ---- sites, users, tokens --------------------------------------------------------------------------------------------
+
+SITE_SECONDS = 0.1  # for which what was read of a site, or of settings, is taken to hold, should another process change it
+
 
 @dataclass(frozen=True)
 class Site:
@@ -1488,7 +1621,6 @@ def _host_matches(allowed: str, hostname: str) -> bool:
     return allowed in ("*", hostname)
 
 
-SITE_OVERRIDES = ("mode", "rotation_hours", "retention_days", "gpc")
 _SITE_COLUMNS = "id, domain, timezone, hostnames, mode, rotation_hours, retention_days, gpc"
 
 
@@ -1567,41 +1699,235 @@ def set_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str, 
     if row:
         assignments = ", ".join(f"{name} = :{name}" for name in row)
         db.execute(f"update sites set {assignments} where id = :id", {**row, "id": before.id})
-    after = get_site(db, settings, domain)
+    follow_change(db, now, before, get_site(db, settings, domain))
+
+
+def follow_change(db: sqlite3.Connection, now: int, before: Site, after: Site) -> None:
+    """Do what a change of a site's zone or rotation, by its own settings or the instance's, demands."""
     if before.timezone != after.timezone:
         unseal(db, before.id, 0)
     if (before.timezone, before.rotation_hours) != (after.timezone, after.rotation_hours):
         end_epochs(db, before.id, now)
 
 
+def differences(before: Site | Mapping, after: Site | Mapping) -> str:
+    """Return what changed of a site or of settings, for people: "mode standard → strict"."""
+    old, new = (dataclasses.asdict(each) if dataclasses.is_dataclass(each) else each for each in (before, after))
+
+    def say(value: Any) -> str:
+        return ", ".join(value) or "none" if isinstance(value, (tuple, list)) else str(value)
+    return "; ".join(f"{name} {say(old[name])} → {say(value)}" for name, value in new.items() if old[name] != value)
+
+
 def remove_site(db: sqlite3.Connection, settings: Settings, domain: str) -> None:
-    """Remove a site and its tokens at once; its data no longer counts and `purge` deletes it. Raises NotFound."""
+    """Remove a site at once, and that anybody may see it; its data no longer counts and `purge` deletes it. Raises NotFound."""
     site = get_site(db, settings, domain)
     db.execute("delete from salts where site_id = ?", (site.id,))
     db.execute("delete from sites where id = ?", (site.id,))
+    db.execute("delete from tokens where not every_site and id not in (select token_id from token_sites)")  # there is nothing left for them
+
+
+class CurrentSettings:
+    """The settings in effect: those that were given, below them those stored in the database, then the defaults.
+
+    Called, it returns Settings; what was read holds until something is written, or for 0.1 s should another process do so.
+    """
+
+    def __init__(self, given: Settings, store: Store):
+        self.started_with, self._store = given, store
+        self._held: tuple[Settings, float] = given, 0.0
+        store.forgetters.append(self._forget)
+
+    def __call__(self) -> Settings:
+        settings, until = self._held
+        if time.monotonic() < until:
+            return settings
+        settings = self.read(self._store.reader())
+        self._held = settings, time.monotonic() + SITE_SECONDS
+        return settings
+
+    def _forget(self) -> None:
+        self._held = self.started_with, 0.0
+
+    def read(self, db: sqlite3.Connection) -> Settings:
+        """Return the settings as the database has them. What an older or newer version stored and this one refuses is left out."""
+        stored = {}
+        for name, text in db.execute("select name, value from settings"):
+            if name in CHANGEABLE and name not in self.started_with.given:
+                with contextlib.suppress(InvalidInput):
+                    stored[name] = _checked_setting(name, text)
+        return dataclasses.replace(self.started_with, **stored) if stored else self.started_with
+
+    def source_of(self, db: sqlite3.Connection, name: str) -> str:
+        """Return where a setting's value comes from: given, stored or default."""
+        if name in self.started_with.given:
+            return "given"
+        return "stored" if db.execute("select 1 from settings where name = ?", (name,)).fetchone() else "default"
+
+    def change(self, db: sqlite3.Connection, now: int, values: Mapping[str, Any]) -> str:
+        """Store settings, of which None goes back to the default, and return what that changed. Raises InvalidInput."""
+        before = self.read(db)
+        for name, value in values.items():
+            self._store_one(db, name, value)
+        after = self.read(db)
+        for old, new in zip(list_sites(db, before), list_sites(db, after)):
+            follow_change(db, now, old, new)
+        return differences({name: getattr(before, name) for name in CHANGEABLE}, {name: getattr(after, name) for name in CHANGEABLE})
+
+    def _store_one(self, db: sqlite3.Connection, name: str, value: Any) -> None:
+        if name not in SETTINGS:
+            raise InvalidInput.of(name, "is no setting")
+        if name not in CHANGEABLE or name in self.started_with.given:
+            raise InvalidInput.of(name, f"is set where the server is started: change --{name.replace('_', '-')} "
+                                        f"or MININUMBERS_{name.upper()} there, and start it again")
+        if value is None:
+            db.execute("delete from settings where name = ?", (name,))
+        else:
+            db.execute("insert or replace into settings (name, value) values (?, ?)", (name, str(_checked_setting(name, value))))
+
+
+def _checked_setting(name: str, value: Any) -> Any:
+    """Return the value of a setting that came as text or number. Raises InvalidInput."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise InvalidInput.of(name, "must be text or a whole number")
+    parsed = parse_setting(name, str(value))
+    _check_setting(SETTINGS[name], parsed)
+    return parsed
+
+
+ROLES = ("viewer", "editor", "admin", "owner")  # each may all that the ones before it may
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks: a person, a program with a token, or the operator at the command line.
+
+    `site_ids` are the sites they may see; None is every site, those to come too.
+    """
+
+    name: str
+    kind: str = "person"  # or token, or operator
+    role: str = "viewer"
+    site_ids: frozenset[int] | None = None
+    id: int = 0  # of the person or token
+    session_id: int = 0
+
+    def may(self, role: str) -> bool:
+        """Return whether this principal may what `role` may."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+    def may_read(self, site: Site) -> bool:
+        """Return whether this principal may see the site's numbers."""
+        return self.site_ids is None or site.id in self.site_ids
+
+    def require(self, role: str) -> None:
+        """Raise Forbidden unless this principal may what `role` may."""
+        if not self.may(role):
+            raise Forbidden(f"Only {' or '.join(ROLES[ROLES.index(role):])} may do this.")
+
+
+OPERATOR = Principal("the command line", "operator", "owner")
+
+
+def note(db: sqlite3.Connection, now: float, by: Principal, action: str, object: str, details: str = "") -> None:
+    """Write into the audit trail who changed what. Never give it a secret, nor anything of a visitor's."""
+    actor = f"token {by.name}" if by.kind == "token" else by.name
+    db.execute("insert into audit (at, actor, action, object, details) values (?, ?, ?, ?, ?)", (int(now), actor, action, object, details))
+
+
+def read_audit(db: sqlite3.Connection, before: int | None = None, limit: int = 100) -> tuple[list[dict], bool]:
+    """Return (the newest entries of the audit trail, of those before an id; whether there are older ones)."""
+    rows = db.execute("select id, at, actor, action, object, details from audit where id < ? order by id desc limit ?",
+                      (2 ** 62 if before is None else before, limit + 1)).fetchall()
+    names = ("id", "at", "actor", "action", "object", "details")
+    return [dict(zip(names, row)) for row in rows[:limit]], len(rows) > limit
 
 
 SCRYPT = {"n": 2 ** 14, "r": 8, "p": 5}  # OWASP's parameters for 16 MB of memory
 MINIMUM_PASSWORD = 8  # characters, as NIST SP 800-63B asks for
-SESSION_SECONDS = 30 * 86_400
+SESSION_SECONDS = 30 * 86_400  # at the longest
+SESSION_IDLE = 7 * 86_400
+SEEN_SECONDS = 300  # when somebody was last seen is noted as exactly as this, so that looking is not writing all the time
+INVITE_SECONDS = 7 * 86_400
+RECOVERY_CODES = 10
+CODE_SECONDS = 30  # that a code of the second factor is for, by RFC 6238
+
+
+def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> tuple[bytes, bytes]:
+    """Return (what is compared, a key that only the password gives): neither tells the other, as blocks of PBKDF2 do not."""
+    derived = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, n=n, r=r, p=p, maxmem=2 ** 30, dklen=128)
+    return derived[:64], derived[64:]
 
 
 def hash_password(password: str) -> str:
     """Return a salted scrypt hash together with its parameters."""
     salt = secrets.token_bytes(16)
-    key = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, **SCRYPT, maxmem=2 ** 26)
-    return "$".join(["scrypt", *map(str, SCRYPT.values()), salt.hex(), key.hex()])
+    return "$".join(["scrypt", *map(str, SCRYPT.values()), salt.hex(), _scrypt(password, salt, **SCRYPT)[0].hex()])
 
 
-def password_matches(password: str, stored: str) -> bool:
-    """Return whether `password` is the one that `stored` was made from, in time that does not tell where they differ."""
-    _, n, r, p, salt, key = stored.split("$")
-    given = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), maxmem=2 ** 26)
-    return hmac.compare_digest(given, bytes.fromhex(key))
+def open_password(password: str, stored: str) -> bytes | None:
+    """Return the key that a password gives if `stored` was made from it, else None, in time that does not tell where they differ."""
+    _, n, r, p, salt, known = stored.split("$")
+    given, key = _scrypt(password, bytes.fromhex(salt), int(n), int(r), int(p))
+    return key if hmac.compare_digest(given, bytes.fromhex(known)) else None
+
+
+def is_outdated(stored: str) -> bool:
+    """Return whether a hash was made with parameters below today's."""
+    return any(int(then) < now for then, now in zip(stored.split("$")[1:4], SCRYPT.values()))
+
+
+def seal_secret(key: bytes, secret: bytes) -> bytes:
+    """Return `secret`, of at most 64 bytes, so that only the same key opens it: a one-time stream of BLAKE2b, and a tag."""
+    nonce = secrets.token_bytes(16)
+    hidden = bytes(a ^ b for a, b in zip(secret, hashlib.blake2b(nonce, key=key, person=b"stream").digest()))
+    return nonce + hashlib.blake2b(nonce + hidden, key=key, person=b"tag", digest_size=16).digest() + hidden
+
+
+def unseal_secret(key: bytes, sealed: bytes) -> bytes:
+    """Return what was sealed. Raises Unauthorized where the key is another."""
+    nonce, tag, hidden = sealed[:16], sealed[16:32], sealed[32:]
+    if not hmac.compare_digest(tag, hashlib.blake2b(nonce + hidden, key=key, person=b"tag", digest_size=16).digest()):
+        raise Unauthorized("The password was changed just now. Sign in again.")
+    return bytes(a ^ b for a, b in zip(hidden, hashlib.blake2b(nonce, key=key, person=b"stream").digest()))
+
+
+def totp(secret: bytes, step: int) -> str:
+    """Return the six digits of a time step. Source: RFC 6238, RFC 4226."""
+    digest = hmac.digest(secret, step.to_bytes(8, "big"), "sha1")
+    start = digest[-1] & 15
+    return f"{int.from_bytes(digest[start:start + 4], 'big') % 2 ** 31 % 10 ** 6:06d}"
+
+
+def totp_step(secret: bytes, code: str, now: float) -> int:
+    """Return the time step that a code is for, of this one and its neighbours. Raises SecondFactorNeeded."""
+    current = int(now) // CODE_SECONDS
+    near = [step for step in range(max(0, current - 40), current + 41) if hmac.compare_digest(totp(secret, step), code)]
+    taken = [step for step in near if abs(step - current) <= 1]
+    if taken:
+        return taken[0]
+    if near:
+        clock = datetime.fromtimestamp(now, timezone.utc).strftime("%H:%M:%S UTC")
+        raise SecondFactorNeeded(f"This code is for another time. The server's clock says {clock}: set the clock of the device that "
+                                 "shows the code, or of the server.")
+    raise SecondFactorNeeded("This code is wrong. Enter the newest one that your app shows, or a recovery code.")
+
+
+def totp_uri(username: str, secret: str) -> str:
+    """Return the address that an authenticator app reads from a QR code. Source: Google Authenticator's Key URI Format."""
+    return f"otpauth://totp/Mini%20Numbers:{quote(username, safe='')}?secret={secret}&issuer=Mini%20Numbers"
+
+
+def new_recovery_codes(db: sqlite3.Connection, user_id: int) -> list[str]:
+    """Return new recovery codes of a person, in place of those they had; only hashes are kept."""
+    texts = [base64.b32encode(secrets.token_bytes(10)).decode().lower() for _ in range(RECOVERY_CODES)]
+    db.execute("delete from recovery_codes where user_id = ?", (user_id,))
+    db.executemany("insert into recovery_codes (code_hash, user_id) values (?, ?)", [(secret_hash(text), user_id) for text in texts])
+    return ["-".join(re.findall("....", text)) for text in texts]
 
 
 def secret_hash(secret: str) -> bytes:
-    """Return what is stored of a random secret. It has 256 bits of its own, so a slow hash would add nothing."""
+    """Return what is stored of a random secret. It has 80 bits or more of its own, so a slow hash would add nothing."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -1610,48 +1936,88 @@ def has_users(db: sqlite3.Connection) -> bool:
     return db.execute("select 1 from users").fetchone() is not None
 
 
-def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str) -> None:
-    """Add an account. Raises InvalidInput when the name is taken."""
+class User(NamedTuple):
+    """A row of `users`."""
+
+    id: int
+    username: str
+    password_hash: str
+    role: str
+    totp_secret: bytes | None
+    totp_step: int
+
+
+def find_user(db: sqlite3.Connection, username: str) -> User | None:
+    """Return the person of that name, or None."""
+    row = db.execute("select id, username, password_hash, role, totp_secret, totp_step from users where username = ?", (username,)).fetchone()
+    return User(*row) if row else None
+
+
+def named_user(db: sqlite3.Connection, username: str) -> User:
+    """Return the person of that name. Raises NotFound."""
+    if user := find_user(db, username):
+        return user
+    raise NotFound(f"There is no account {username!r} here; `mininumbers user list` shows those there are.")
+
+
+def get_user(db: sqlite3.Connection, user_id: int) -> User:
+    """Return a person. Raises NotFound."""
+    row = db.execute("select id, username, password_hash, role, totp_secret, totp_step from users where id = ?", (user_id,)).fetchone()
+    if row is None:
+        raise NotFound("There is no such person here; perhaps somebody removed them just now.")
+    return User(*row)
+
+
+def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str, role: str = "owner",
+             site_ids: Iterable[int] | None = None) -> int:
+    """Add an account and return its id. Raises InvalidInput when the name is taken."""
     if db.execute("select 1 from users where username = ?", (username,)).fetchone():
         raise InvalidInput.of("username", f"{username!r} exists already")
-    db.execute("insert into users (username, password_hash, created_at) values (?, ?, ?)", (username, password_hash, now))
+    user_id = db.execute("insert into users (username, password_hash, created_at, role) values (?, ?, ?, ?)",
+                         (username, password_hash, now, role)).lastrowid
+    set_access(db, user_id, role, site_ids)
+    return user_id
+
+
+def set_access(db: sqlite3.Connection, user_id: int, role: str, site_ids: Iterable[int] | None) -> None:
+    """Give a person a role and sites; who manages people and sites has every one."""
+    every = site_ids is None or role in ("admin", "owner")
+    db.execute("update users set role = ?, every_site = ? where id = ?", (role, every, user_id))
+    db.execute("delete from user_sites where user_id = ?", (user_id,))
+    db.executemany("insert into user_sites (user_id, site_id) values (?, ?)", [] if every else [(user_id, each) for each in site_ids])
 
 
 def check_user(username: str, password: str) -> None:
     """Raise InvalidInput when a new account's name is unfit, or its password too weak to keep anybody out."""
     if not 1 <= len(username) <= 64 or not username.isprintable() or username != username.strip():
         raise InvalidInput.of("username", "must have 1 to 64 visible characters")
+    check_password(password)
+
+
+def check_password(password: str, name: str = "password") -> None:
+    """Raise InvalidInput when a password is too weak to keep anybody out."""
     if not MINIMUM_PASSWORD <= len(password) <= 1024 or any("\ud800" <= character <= "\udfff" for character in password):
-        raise InvalidInput.of("password", f"must have {MINIMUM_PASSWORD} to 1024 characters")
+        raise InvalidInput.of(name, f"must have {MINIMUM_PASSWORD} to 1024 characters")
 
 
-@dataclass(frozen=True)
-class Principal:
-    """Who asks: a signed-in person, or a program with a token, which may be bound to one site and to reading."""
-
-    name: str
-    kind: str
-    site_id: int | None = None
-    read_only: bool = False
-
-    def may_read(self, site: Site) -> bool:
-        """Return whether this principal may see the site's numbers."""
-        return self.site_id in (None, site.id)
+def read_sites(db: sqlite3.Connection, settings: Settings, domains: Any) -> list[int] | None:
+    """Return the ids of sites named by their domains; None, every site, stays None. Raises InvalidInput."""
+    if domains is None:
+        return None
+    if not isinstance(domains, list) or not all(isinstance(each, str) for each in domains) or not domains:
+        raise InvalidInput.of("sites", "must be a list of domains, or null for every site")
+    found = {domain: find_site(db, settings, domain) for domain in domains}
+    if unknown := [domain for domain, site in found.items() if site is None]:
+        raise InvalidInput.of("sites", f"there is no site {unknown[0]!r} here")
+    return sorted({site.id for site in found.values()})
 
 
-def open_session(db: sqlite3.Connection, now: int, username: str) -> str:
-    """Return the secret of a new session of a user."""
+def open_session(db: sqlite3.Connection, now: int, user_id: int, device: str) -> str:
+    """Return the secret of a new session of a person."""
     secret = secrets.token_urlsafe(32)
-    db.execute("insert into sessions (token_hash, user_id, created_at, expires_at) select ?, id, ?, ? from users where username = ?",
-               (secret_hash(secret), now, now + SESSION_SECONDS, username))
+    db.execute("insert into sessions (token_hash, user_id, device, created_at, seen_at, expires_at) values (?, ?, ?, ?, ?, ?)",
+               (secret_hash(secret), user_id, device, now, now, now + SESSION_SECONDS))
     return secret
-
-
-def session_principal(db: sqlite3.Connection, now: int, secret: str) -> Principal | None:
-    """Return who a session's secret belongs to, or None."""
-    row = db.execute("select u.username from sessions s join users u on u.id = s.user_id where s.token_hash = ? and s.expires_at > ?",
-                     (secret_hash(secret), now)).fetchone()
-    return Principal(row[0], "user") if row else None
 
 
 def close_session(db: sqlite3.Connection, secret: str) -> None:
@@ -1659,20 +2025,543 @@ def close_session(db: sqlite3.Connection, secret: str) -> None:
     db.execute("delete from sessions where token_hash = ?", (secret_hash(secret),))
 
 
-def create_token(db: sqlite3.Connection, now: int, name: str, site_id: int | None, read_only: bool) -> str:
-    """Return a new token, to be shown once; only its hash is kept."""
+def delete_over(db: sqlite3.Connection, now: int) -> None:
+    """Delete sessions and invitations that are over."""
+    db.execute("delete from sessions where expires_at <= ? or seen_at <= ?", (now, now - SESSION_IDLE))
+    db.execute("delete from invites where expires_at <= ?", (now,))
+
+
+def touch(db: sqlite3.Connection, items: Sequence[tuple[str, int, int]]) -> list[None]:
+    """Note when sessions and tokens were last used: [("session" | "token", id, second), …]."""
+    for kind, each, second in items:
+        if kind == "session":
+            db.execute("update sessions set seen_at = max(seen_at, ?) where id = ?", (second, each))
+        else:
+            db.execute("update tokens set used_at = ? where id = ?", (second, each))
+    return [None] * len(items)
+
+
+def session_principal(db: sqlite3.Connection, now: int, secret: str) -> tuple[Principal, int] | None:
+    """Return (who a session's secret belongs to, when they were last seen), or None where there is no such session."""
+    row = db.execute("""
+        select u.username, u.role, u.every_site, u.id, s.id, s.seen_at from sessions s join users u on u.id = s.user_id
+        where s.token_hash = ? and s.expires_at > ? and s.seen_at > ?""", (secret_hash(secret), now, now - SESSION_IDLE)).fetchone()
+    if row is None:
+        return None
+    name, role, every, user_id, session_id, seen_at = row
+    return Principal(name, "person", role, None if every else _sites_of_user(db, user_id), user_id, session_id), seen_at
+
+
+def _sites_of_user(db: sqlite3.Connection, user_id: int) -> frozenset[int]:
+    return frozenset(site_id for site_id, in db.execute("select site_id from user_sites where user_id = ?", (user_id,)))
+
+
+def token_principal(db: sqlite3.Connection, now: int, secret: str) -> tuple[Principal, int] | None:
+    """Return (what a token stands for, when it was last used), or None.
+
+    A token may no more than whoever made it may now; one that writes may what an admin may of sites, but nothing of people.
+    """
+    row = db.execute("""
+        select t.id, t.name, t.every_site, t.read_only, coalesce(t.used_at, 0), u.id, coalesce(u.role, 'owner'), coalesce(u.every_site, 1)
+        from tokens t left join users u on u.id = t.user_id
+        where t.token_hash = ? and coalesce(t.expires_at > ?, 1)""", (secret_hash(secret), now)).fetchone()
+    if row is None:
+        return None
+    token_id, name, every, read_only, used_at, user_id, role, user_every = row
+    site_ids = None if every else frozenset(each for each, in db.execute("select site_id from token_sites where token_id = ?", (token_id,)))
+    if not user_every:
+        theirs = _sites_of_user(db, user_id)
+        site_ids = theirs if site_ids is None else site_ids & theirs
+    role = "viewer" if read_only else min(role, "admin", key=ROLES.index)
+    return Principal(name, "token", role, site_ids, token_id), used_at
+
+
+def create_token(db: sqlite3.Connection, now: int, by: Principal, name: str, site_ids: Sequence[int] | None, read_only: bool,
+                 expires_in_days: int | None = None) -> tuple[int, str]:
+    """Return (the id of a new token, its secret, to be shown once); only the hash is kept. Raises InvalidInput and Forbidden."""
     if not name.strip() or not name.isprintable() or len(name) > 100:
         raise InvalidInput.of("name", "must have 1 to 100 visible characters")
+    if not read_only:
+        by.require("editor")
     secret = secrets.token_urlsafe(32)
-    db.execute("insert into tokens (name, token_hash, site_id, read_only, created_at) values (?, ?, ?, ?, ?)",
-               (name, secret_hash(secret), site_id, int(read_only), now))
-    return secret
+    token_id = db.execute(
+        "insert into tokens (name, token_hash, user_id, every_site, read_only, created_at, expires_at) values (?, ?, ?, ?, ?, ?, ?)",
+        (name, secret_hash(secret), by.id or None, site_ids is None, read_only, now, expires_in_days and now + expires_in_days * 86_400)).lastrowid
+    db.executemany("insert into token_sites (token_id, site_id) values (?, ?)", [(token_id, each) for each in site_ids or ()])
+    note(db, now, by, "token created", name, "may only read" if read_only else "may read and write")
+    return token_id, secret
 
 
-def token_principal(db: sqlite3.Connection, secret: str) -> Principal | None:
-    """Return what a token stands for, or None."""
-    row = db.execute("select name, site_id, read_only from tokens where token_hash = ?", (secret_hash(secret),)).fetchone()
-    return Principal(row[0], "token", row[1], bool(row[2])) if row else None
+@dataclass(frozen=True)
+class Caller:
+    """Where somebody signs in from. Held in memory only: of it, the device's name alone is stored."""
+
+    address: str = field(default="", repr=False)
+    device: str = "a program"
+    mark: str = field(default="", repr=False)
+
+
+def new_mark(password_hash: str) -> str:
+    """Return a mark for a browser that has signed in. It ends when the password changes, and nothing needs to be stored of it."""
+    name = secrets.token_hex(8)
+    return f"{name}.{_mark(password_hash, name)}"
+
+
+def _mark(password_hash: str, name: str) -> str:
+    return hmac.digest(password_hash.encode(), name.encode(), "sha256").hex()
+
+
+def is_marked(password_hash: str, mark: str) -> bool:
+    """Return whether a mark was made for the account with this password hash."""
+    name, _, proof = mark.partition(".")
+    return hmac.compare_digest(_mark(password_hash, name).encode(), proof.encode("utf-8", "surrogatepass"))
+
+
+class Accounts:
+    """Who may come in, and what they may. Each change is noted in the audit trail, in its own transaction."""
+
+    def __init__(self, settings: CurrentSettings, store: Store, clock: Clock):
+        self._settings, self._store, self._clock = settings, store, clock
+        self._attempts = Attempts(clock)
+        self.setup_code = None if has_users(store.reader()) else secrets.token_urlsafe(16)
+        # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
+        # On threads of its own, because an allocator keeps for each thread what that once needed: 16 MB for every one that serves.
+        # Browsers that were here before have a door of their own, before which no crowd of strangers can stand.
+        self._doors = {known: (ThreadPoolExecutor(most, "mininumbers-password"), threading.Semaphore(3 * most))
+                       for known, most in ((False, 2), (True, 1))}
+
+    @property
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def close(self) -> None:
+        """Stop the threads that check passwords."""
+        for hashing, _ in self._doors.values():
+            hashing.shutdown()
+
+    # First run
+
+    def check_setup_code(self, code: str) -> None:
+        """Raise Forbidden unless `code` is that of the link which was printed at the start, and nobody has an account yet."""
+        if has_users(self._store.reader()):
+            raise Forbidden("Mini Numbers is set up already. Sign in instead, or ask who runs it for an invitation.")
+        if not self.setup_code or not hmac.compare_digest(code.encode("utf-8", "surrogatepass"), self.setup_code.encode()):
+            raise Forbidden("This link is not valid, or of an earlier start. Open the one that Mini Numbers printed in the terminal when it "
+                            "started last.")
+
+    def setup(self, by: Principal, username: str, password: str, domain: str | None = None, timezone: str = "UTC",
+              only_first: bool = False, **site: Any) -> None:
+        """Create an owner, and a site unless `domain` is None. Raises InvalidInput, and then nothing was created.
+
+        `only_first` refuses where there is an account already; `site` are further settings of the site.
+        """
+        check_user(username, password)
+        if domain is not None:
+            check_site_values({"domain": domain, "timezone": timezone, **site})
+        password_hash = hash_password(password)
+        by = Principal(username) if only_first else by
+
+        def create(db: sqlite3.Connection) -> None:
+            if only_first and has_users(db):
+                raise Forbidden("Somebody else has set Mini Numbers up just now. Sign in instead, or ask them for an invitation.")
+            add_user(db, self._now, username, password_hash)
+            note(db, self._now, by, "person added", username, "owner")
+            if domain is not None:
+                add_site(db, self._now, domain=domain, timezone=timezone, **site)
+                note(db, self._now, by, "site added", host_of(domain))
+        self._store.transact(create)
+        self.setup_code = None
+
+    # Signing in
+
+    def sign_in(self, username: str, password: str, code: str, caller: Caller) -> tuple[str, str]:
+        """Return (the secret of a new session, a mark for the browser). Raises Unauthorized, SecondFactorNeeded and TooMany."""
+        user, _ = self.prove(username, password, code, caller)
+        return self.enter(user.id, caller), new_mark(user.password_hash)
+
+    def enter(self, user_id: int, caller: Caller) -> str:
+        """Return the secret of a new session of a person."""
+        return self._store.transact(lambda db: open_session(db, self._now, user_id, caller.device))
+
+    def prove(self, username: str, password: str, code: str | None, caller: Caller) -> tuple[User, bytes]:
+        """Return (the person these are right for, the key that their password gives); a code of None is not asked for.
+
+        Raises Unauthorized, SecondFactorNeeded and TooMany. An unknown name takes as long as a wrong password.
+        """
+        user = find_user(self._store.reader(), username)
+        is_known = user is not None and is_marked(user.password_hash, caller.mark)
+        attempt = self._attempts.begin(caller.address, username, caller.mark.partition(".")[0] if is_known else "")
+        try:
+            key = self._hash(is_known, open_password, password, user.password_hash if user else self._nobody())
+        except TooMany:
+            self._attempts.forgive(attempt)  # it was not even heard
+            raise
+        if user is None or key is None:
+            raise Unauthorized("The name or the password is wrong.")
+        if code is not None and user.totp_secret:
+            if not code.strip():
+                self._attempts.forgive(attempt)
+                raise SecondFactorNeeded("Enter the six digits that your authenticator app shows, or a recovery code.")
+            self._take_code(user, key, code)
+        self._attempts.forgive(attempt)
+        return self._renew(user, password, key) if is_outdated(user.password_hash) else (user, key)
+
+    def _hash(self, is_known: bool, function: Callable, *arguments: Any) -> Any:
+        hashing, door = self._doors[is_known]
+        if not door.acquire(blocking=False):
+            raise TooMany("Too many people are signing in just now. Try again in a moment.")
+        try:
+            return hashing.submit(function, *arguments).result()
+        finally:
+            door.release()
+
+    def _nobody(self) -> str:
+        """Return what an unknown name is held against: a hash of no password, of the same cost as that of a known name."""
+        row = self._store.reader().execute("select password_hash from users order by id limit 1").fetchone()
+        cost = row[0].split("$")[1:4] if row else map(str, SCRYPT.values())
+        return "$".join(["scrypt", *cost, secrets.token_hex(16), secrets.token_hex(64)])
+
+    def _take_code(self, user: User, key: bytes, code: str) -> None:
+        """Use up a code of the second factor. Raises SecondFactorNeeded."""
+        bare = re.sub(r"[\s-]", "", code).lower()
+        step = totp_step(unseal_secret(key, user.totp_secret), bare, self._clock()) if re.fullmatch(r"[0-9]{6}", bare) else None
+
+        def use(db: sqlite3.Connection) -> bool:
+            if step is None:
+                return db.execute("delete from recovery_codes where code_hash = ? and user_id = ?", (secret_hash(bare), user.id)).rowcount == 1
+            return db.execute("update users set totp_step = ? where id = ? and totp_step < ?", (step, user.id, step)).rowcount == 1
+        if not self._store.transact(use):
+            raise SecondFactorNeeded("This recovery code is wrong or was used before." if step is None else
+                                     "This code was used before. Wait for the next one.")
+
+    def _renew(self, user: User, password: str, key: bytes) -> tuple[User, bytes]:
+        """Hash a password, just proven, with today's parameters; return (the person as they are now, their new key)."""
+        return self._store_password(user, password, key, lambda db: None)
+
+    def _store_password(self, user: User, password: str, key: bytes | None, also: Callable[[sqlite3.Connection], Any]) -> tuple[User, bytes]:
+        """Store a password, and the second factor's secret under its key; without the old key there is none any more."""
+        stored = self._hash(True, hash_password, password)
+        new_key = self._hash(True, open_password, password, stored)
+        sealed = seal_secret(new_key, unseal_secret(key, user.totp_secret)) if key and user.totp_secret else None
+
+        def store(db: sqlite3.Connection) -> None:
+            if get_user(db, user.id)[:5] != user[:5]:
+                raise Conflict("This account was changed somewhere else just now. Try again.")
+            db.execute("update users set password_hash = ?, totp_secret = ? where id = ?", (stored, sealed, user.id))
+            also(db)
+        self._store.transact(store)
+        return user._replace(password_hash=stored, totp_secret=sealed), new_key
+
+    def sign_out(self, secret: str) -> None:
+        """End a session."""
+        self._store.transact(lambda db: close_session(db, secret))
+
+    def sign_out_everywhere(self, by: Principal) -> None:
+        """End all sessions of a person."""
+        def end(db: sqlite3.Connection) -> None:
+            db.execute("delete from sessions where user_id = ?", (by.id,))
+            note(db, self._now, by, "signed out everywhere", by.name)
+        self._store.transact(end)
+
+    def by_session(self, secret: str) -> Principal | None:
+        """Return who a session belongs to, and note that it is in use."""
+        return self._seen("session", session_principal(self._store.reader(), self._now, secret))
+
+    def by_token(self, secret: str) -> Principal | None:
+        """Return what a token stands for, and note that it is in use."""
+        return self._seen("token", token_principal(self._store.reader(), self._now, secret))
+
+    def _seen(self, kind: str, found: tuple[Principal, int] | None) -> Principal | None:
+        if found is None:
+            return None
+        principal, seen_at = found
+        if self._now - seen_at >= SEEN_SECONDS:
+            with contextlib.suppress(Busy):  # noted next time
+                self._store.submit(touch, (kind, principal.session_id or principal.id, self._now))
+        return principal
+
+    # One's own account
+
+    def account(self, by: Principal) -> dict:
+        """Return what a person may know of their account, the newest session first."""
+        db = self._store.reader()
+        user = get_user(db, by.id)
+        codes, = db.execute("select count(*) from recovery_codes where user_id = ?", (by.id,)).fetchone()
+        rows = db.execute("""
+            select id, device, created_at, seen_at, min(expires_at, seen_at + ?) from sessions where user_id = ? and expires_at > ? and seen_at > ?
+            order by seen_at desc, id desc""", (SESSION_IDLE, by.id, self._now, self._now - SESSION_IDLE))
+        names = ("id", "device", "created_at", "seen_at", "expires_at")
+        return {"username": user.username, "role": user.role, "two_factor": user.totp_secret is not None, "recovery_codes": codes,
+                "sessions": [{**dict(zip(names, row)), "is_current": row[0] == by.session_id} for row in rows]}
+
+    def change_password(self, by: Principal, password: str, new: str, caller: Caller) -> str:
+        """Change one's password, which ends one's other sessions; return a new mark for the browser. Raises Unauthorized, InvalidInput."""
+        check_password(new, "new_password")
+        user, key = self._prove_self(by, password, None, caller)
+
+        def also(db: sqlite3.Connection) -> None:
+            db.execute("delete from sessions where user_id = ? and id <> ?", (by.id, by.session_id))
+            note(db, self._now, by, "password changed", by.name)
+        return new_mark(self._store_password(user, new, key, also)[0].password_hash)
+
+    def _prove_self(self, by: Principal, password: str, code: str | None, caller: Caller) -> tuple[User, bytes]:
+        """Ask for the password again, of somebody who is signed in: what is wrong is the field, not the session."""
+        try:
+            return self.prove(by.name, password, code, caller)
+        except SecondFactorNeeded as error:
+            raise InvalidInput(str(error), [{"field": "code", "message": str(error)}]) from error
+        except Unauthorized as error:
+            raise InvalidInput.of("password", "is wrong") from error
+
+    def reset_password(self, username: str, password: str) -> bool:
+        """Give somebody who is locked out a new password, from the command line; return whether that ended their second factor.
+
+        Their sessions end too. The second factor's secret can be read with the old password only.
+        """
+        check_password(password)
+        user = named_user(self._store.reader(), username)
+
+        def also(db: sqlite3.Connection) -> None:
+            db.execute("delete from sessions where user_id = ?", (user.id,))
+            db.execute("delete from recovery_codes where user_id = ?", (user.id,))
+            note(db, self._now, OPERATOR, "password reset", username, "two-factor sign-in switched off" if user.totp_secret else "")
+        self._store_password(user, password, None, also)
+        return user.totp_secret is not None
+
+    def end_session(self, by: Principal, session_id: int) -> None:
+        """End one of one's own sessions. Raises NotFound."""
+        def end(db: sqlite3.Connection) -> None:
+            if not db.execute("delete from sessions where id = ? and user_id = ?", (session_id, by.id)).rowcount:
+                raise NotFound("There is no such session; perhaps it has ended.")
+        self._store.transact(end)
+
+    def begin_two_factor(self, by: Principal, password: str, caller: Caller) -> dict:
+        """Return a new secret for an authenticator app. Nothing is stored before a code has shown that the app has it."""
+        self._prove_self(by, password, None, caller)
+        secret = base64.b32encode(secrets.token_bytes(20)).decode()
+        return {"secret": secret, "uri": totp_uri(by.name, secret)}
+
+    def confirm_two_factor(self, by: Principal, password: str, secret: str, code: str, caller: Caller) -> list[str]:
+        """Ask for a code at every sign-in from now on; return the recovery codes, to be shown once. Raises InvalidInput."""
+        user, key = self._prove_self(by, password, None, caller)
+        try:
+            raw = base64.b32decode(re.sub(r"[\s-]", "", secret).upper())
+        except ValueError:
+            raw = b""
+        if len(raw) != 20:
+            raise InvalidInput.of("secret", "is not the one that was made; begin again")
+        try:
+            step = totp_step(raw, re.sub(r"[\s-]", "", code), self._clock())
+        except SecondFactorNeeded as error:
+            raise InvalidInput(str(error), [{"field": "code", "message": str(error)}]) from error
+
+        def store(db: sqlite3.Connection) -> list[str]:
+            if get_user(db, by.id).password_hash != user.password_hash:
+                raise Conflict("The password was changed just now. Begin again.")
+            db.execute("update users set totp_secret = ?, totp_step = ? where id = ?", (seal_secret(key, raw), step, by.id))
+            note(db, self._now, by, "two-factor sign-in switched on", by.name)
+            return new_recovery_codes(db, by.id)
+        return self._store.transact(store)
+
+    def end_two_factor(self, by: Principal, password: str, code: str, caller: Caller) -> None:
+        """Sign in by password alone again."""
+        self._prove_self(by, password, code, caller)
+
+        def end(db: sqlite3.Connection) -> None:
+            db.execute("update users set totp_secret = null where id = ?", (by.id,))
+            db.execute("delete from recovery_codes where user_id = ?", (by.id,))
+            note(db, self._now, by, "two-factor sign-in switched off", by.name)
+        self._store.transact(end)
+
+    def renew_recovery_codes(self, by: Principal, password: str, code: str, caller: Caller) -> list[str]:
+        """Return new recovery codes, to be shown once, in place of the old ones. Raises Conflict where there is no second factor."""
+        user, _ = self._prove_self(by, password, code, caller)
+        if user.totp_secret is None:
+            raise Conflict("Two-factor sign-in is not switched on.")
+
+        def renew(db: sqlite3.Connection) -> list[str]:
+            note(db, self._now, by, "recovery codes renewed", by.name)
+            return new_recovery_codes(db, by.id)
+        return self._store.transact(renew)
+
+    # People and invitations
+
+    def people(self, by: Principal) -> dict:
+        """Return everybody who has an account, and the invitations that are open."""
+        db = self._store.reader()
+        rows = db.execute("""
+            select u.id, u.username, u.role, u.every_site, u.totp_secret is not null, u.created_at, (select max(seen_at) from sessions where user_id = u.id)
+            from users u order by u.username""")
+        users = [{"id": user_id, "username": username, "role": role, "two_factor": bool(two_factor), "created_at": created_at, "seen_at": seen_at,
+                  "is_self": user_id == by.id,
+                  "sites": None if every else _domains(db, "select site_id from user_sites where user_id = ?", user_id)}
+                 for user_id, username, role, every, two_factor, created_at, seen_at in rows]
+        return {"users": users, "invites": self._invites(db)}
+
+    def _invites(self, db: sqlite3.Connection) -> list[dict]:
+        rows = db.execute("""
+            select i.id, i.role, i.every_site, u.username, i.created_at, i.expires_at from invites i join users u on u.id = i.created_by
+            where i.expires_at > ? order by i.id desc""", (self._now,))
+        return [{"id": invite_id, "role": role, "created_by": name, "created_at": created_at, "expires_at": expires_at,
+                 "sites": None if every else _domains(db, "select site_id from invite_sites where invite_id = ?", invite_id)}
+                for invite_id, role, every, name, created_at, expires_at in rows]
+
+    def add_user(self, by: Principal, username: str, password: str, role: str, domains: list[str] | None) -> None:
+        """Add an account. Raises InvalidInput."""
+        check_user(username, password)
+        password_hash, settings = hash_password(password), self._settings()
+
+        def add(db: sqlite3.Connection) -> None:
+            _check_grant(by, role)
+            add_user(db, self._now, username, password_hash, role, read_sites(db, settings, domains))
+            note(db, self._now, by, "person added", username, role)
+        self._store.transact(add)
+
+    def set_user(self, by: Principal, user_id: int, role: str | None, domains: list[str] | None | types.EllipsisType) -> None:
+        """Change somebody's role or sites; a role of None and sites of ... stay. Raises Forbidden, Conflict, NotFound."""
+        settings = self._settings()
+
+        def change(db: sqlite3.Connection) -> None:
+            user = get_user(db, user_id)
+            _check_grant(by, user.role, role)
+            if role not in (None, "owner"):
+                _check_owner_stays(db, user)
+            before = _access(db, user_id)
+            every, = db.execute("select every_site from users where id = ?", (user_id,)).fetchone()
+            site_ids = (None if every else _sites_of_user(db, user_id)) if domains is ... else read_sites(db, settings, domains)
+            set_access(db, user_id, role or user.role, site_ids)
+            note(db, self._now, by, "access changed", user.username, differences(before, _access(db, user_id)))
+        self._store.transact(change)
+
+    def remove_user(self, by: Principal, user_id: int) -> None:
+        """Remove somebody with their sessions, invitations and tokens. Raises Forbidden, Conflict, NotFound."""
+        def remove(db: sqlite3.Connection) -> None:
+            user = get_user(db, user_id)
+            _check_grant(by, user.role)
+            _check_owner_stays(db, user)
+            db.execute("delete from users where id = ?", (user_id,))
+            note(db, self._now, by, "person removed", user.username, user.role)
+        self._store.transact(remove)
+
+    def invite(self, by: Principal, role: str, domains: list[str] | None) -> dict:
+        """Return a new invitation with its code, to be shown once. Raises InvalidInput and Forbidden."""
+        code, settings, now = secrets.token_urlsafe(24), self._settings(), self._now
+
+        def add(db: sqlite3.Connection) -> dict:
+            _check_grant(by, role)
+            site_ids = None if role in ("admin", "owner") else read_sites(db, settings, domains)
+            invite_id = db.execute(
+                "insert into invites (code_hash, role, every_site, created_by, created_at, expires_at) values (?, ?, ?, ?, ?, ?)",
+                (secret_hash(code), role, site_ids is None, by.id, now, now + INVITE_SECONDS)).lastrowid
+            db.executemany("insert into invite_sites (invite_id, site_id) values (?, ?)", [(invite_id, each) for each in site_ids or ()])
+            note(db, now, by, "invitation made", f"for {_a(role)}")
+            return {"id": invite_id, "code": code, "expires_at": now + INVITE_SECONDS}
+        return self._store.transact(add)
+
+    def withdraw_invite(self, by: Principal, invite_id: int) -> None:
+        """Make an invitation worth nothing. Raises NotFound."""
+        def withdraw(db: sqlite3.Connection) -> None:
+            row = db.execute("select role from invites where id = ?", (invite_id,)).fetchone()
+            if row is None:
+                raise NotFound("There is no such invitation; perhaps it was used or withdrawn.")
+            _check_grant(by, row[0])
+            db.execute("delete from invites where id = ?", (invite_id,))
+            note(db, self._now, by, "invitation withdrawn", f"for {_a(row[0])}")
+        self._store.transact(withdraw)
+
+    def find_invite(self, db: sqlite3.Connection, code: str) -> tuple[dict, int]:
+        """Return (what an invitation grants, its id). Raises Forbidden where it is none, or who made it may not invite any more."""
+        row = db.execute("""
+            select i.id, i.role, i.every_site, u.username, u.role from invites i join users u on u.id = i.created_by
+            where i.code_hash = ? and i.expires_at > ?""", (secret_hash(code), self._now)).fetchone()
+        if row is None or not Principal(row[3], role=row[4]).may(max("admin", row[1], key=ROLES.index)):
+            raise Forbidden("This invitation is not valid: it was used, withdrawn, or is over. Ask who sent it for a new one.")
+        invite_id, role, every, name, _ = row
+        sites = None if every else _domains(db, "select site_id from invite_sites where invite_id = ?", invite_id)
+        return {"role": role, "sites": sites, "invited_by": name}, invite_id
+
+    def check_invite(self, code: str) -> dict:
+        """Return what an invitation grants. Raises Forbidden."""
+        return self.find_invite(self._store.reader(), code)[0]
+
+    def accept_invite(self, code: str, username: str, password: str, caller: Caller) -> tuple[str, str]:
+        """Add the account that an invitation is for; return (the secret of its session, a mark). Raises Forbidden and InvalidInput."""
+        check_user(username, password)
+        self.check_invite(code)  # before the work of hashing is done for somebody who has none
+        password_hash = self._hash(False, hash_password, password)
+
+        def accept(db: sqlite3.Connection) -> str:
+            granted, invite_id = self.find_invite(db, code)
+            site_ids = None if granted["sites"] is None else [each for each, in db.execute(
+                "select site_id from invite_sites where invite_id = ?", (invite_id,))]
+            user_id = add_user(db, self._now, username, password_hash, granted["role"], site_ids)
+            db.execute("delete from invites where id = ?", (invite_id,))
+            note(db, self._now, Principal(username), "invitation accepted", username, f"{granted['role']}, invited by {granted['invited_by']}")
+            return open_session(db, self._now, user_id, caller.device)
+        return self._store.transact(accept), new_mark(password_hash)
+
+    # Tokens
+
+    def tokens(self, by: Principal) -> list[dict]:
+        """Return one's own tokens, and to who manages people everybody's; the newest first."""
+        db = self._store.reader()
+        rows = db.execute("""
+            select t.id, t.name, t.every_site, t.read_only, u.username, t.created_at, t.expires_at, t.used_at
+            from tokens t left join users u on u.id = t.user_id where t.user_id = ? or ? order by t.id desc""", (by.id, by.may("admin")))
+        names = ("username", "created_at", "expires_at", "used_at")
+        return [{"id": token_id, "name": name, "read_only": bool(read_only), **dict(zip(names, rest)),
+                 "sites": None if every else _domains(db, "select site_id from token_sites where token_id = ?", token_id)}
+                for token_id, name, every, read_only, *rest in rows]
+
+    def create_token(self, by: Principal, name: str, domains: list[str] | None, read_only: bool, expires_in_days: int | None = None) -> tuple[int, str]:
+        """Return (the id of a new token, its secret, to be shown once). Raises InvalidInput, Forbidden."""
+        settings = self._settings()
+
+        def create(db: sqlite3.Connection) -> tuple[int, str]:
+            site_ids = read_sites(db, settings, domains)
+            if by.site_ids is not None and not by.site_ids.issuperset(site_ids or ()):
+                raise InvalidInput.of("sites", "must be among those that you may see")
+            return create_token(db, self._now, by, name, site_ids, read_only, expires_in_days)
+        return self._store.transact(create)
+
+    def revoke_token(self, by: Principal, token_id: int) -> None:
+        """Make a token worth nothing: one's own, or as who manages people anybody's. Raises NotFound."""
+        def revoke(db: sqlite3.Connection) -> None:
+            row = db.execute("select name from tokens where id = ? and (user_id = ? or ?)", (token_id, by.id, by.may("admin"))).fetchone()
+            if row is None:
+                raise NotFound("There is no such token; perhaps it was revoked.")
+            db.execute("delete from tokens where id = ?", (token_id,))
+            note(db, self._now, by, "token revoked", row[0])
+        self._store.transact(revoke)
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role[0] in "aeio" else f"a {role}"
+
+
+def _domains(db: sqlite3.Connection, site_ids: str, owner_id: int) -> list[str]:
+    """Return the domains of the sites that a query of site ids finds for the row it belongs to."""
+    return [domain for domain, in db.execute(f"select domain from sites where id in ({site_ids}) order by domain", (owner_id,))]
+
+
+def _access(db: sqlite3.Connection, user_id: int) -> dict:
+    """Return somebody's role and sites, as the audit trail tells them."""
+    role, every = db.execute("select role, every_site from users where id = ?", (user_id,)).fetchone()
+    return {"role": role, "sites": "every" if every else _domains(db, "select site_id from user_sites where user_id = ?", user_id)}
+
+
+def _check_grant(by: Principal, *roles: str | None) -> None:
+    """Raise unless `by` may give and take these roles: only owners make owners, or touch them."""
+    for role in filter(None, roles):
+        if role not in ROLES:
+            raise InvalidInput.of("role", f"must be one of {', '.join(ROLES)}")
+        by.require(max("admin", role, key=ROLES.index))
+
+
+def _check_owner_stays(db: sqlite3.Connection, user: User) -> None:
+    owners, = db.execute("select count(*) from users where role = 'owner'").fetchone()
+    if user.role == "owner" and owners == 1:
+        raise Conflict(f"{user.username} is the last owner, and somebody must be. Make somebody else an owner first.")
 
 
 # ---- ingest ----------------------------------------------------------------------------------------------------------
@@ -1685,7 +2574,6 @@ PAGE_LIMIT = 2_000
 NAME_LIMIT = 120
 PROPS_LIMIT, PROP_KEY_LIMIT, PROP_VALUE_LIMIT = 30, 300, 2_000
 ENGAGED_LIMIT = 7 * 86_400_000  # ms in one message
-SITE_SECONDS = 0.1  # for which what was read of a site is taken to hold, should another process change it
 PAGEVIEW, OTHER = 1, 2  # ids of texts that schema.sql puts in place
 ENGAGEMENT = "engagement"
 
@@ -1697,6 +2585,7 @@ DROP_REASONS = {
     "spam": "the referrer is known to send fake visits",
     "gpc": "the visitor asked not to be tracked, and the site is set to drop such visits",
     "no-visit": "engagement was told for a visit that is over or unknown",
+    "limit": "more came from one address or for one site than a minute may bring; whoever sent it was told to try again",
 }
 
 # ISO 4217: codes in use, and the few whose minor unit is not a hundredth.
@@ -1952,7 +2841,7 @@ class Texts:
     CACHE = 20_000  # texts remembered, and combinations of each kind; some 5 MB each …
     CHARACTERS = 2_000_000  # … even where texts are long
 
-    def __init__(self, new_per_day: int):
+    def __init__(self, new_per_day: Callable[[], int]):
         self._new_per_day = new_per_day
         self._ids: dict[str, int] = {}
         self._characters = 0
@@ -1995,7 +2884,7 @@ class Texts:
     def _may_add(self, site_id: int, day: int) -> bool:
         known_day, count = self._new.get(site_id, (day, 0))
         count = count if known_day == day else 0
-        if count >= self._new_per_day:
+        if count >= self._new_per_day():
             return False
         self._new[site_id] = (day, count + 1)
         return True
@@ -2255,25 +3144,55 @@ def count_drops(db: sqlite3.Connection, drops: Sequence[Drop]) -> None:
 class Collector:
     """Takes events in: judges each, and returns only when what counts is on the disk."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock):
+    def __init__(self, settings: CurrentSettings, store: Store, clock: Clock):
         self._settings, self._store, self._clock = settings, store, clock
-        self._geoip = GeoIP(settings.geoip)
+        self._geoip = GeoIP(settings.started_with.geoip)
         patterns = asset("bots.txt").read_text("utf-8").splitlines()
-        self._agents = UserAgents(line for line in patterns if line and not line.startswith("#"))
-        self._texts = Texts(settings.new_values_per_day)
+        self.agents = UserAgents(line for line in patterns if line and not line.startswith("#"))
+        self._texts = Texts(lambda: self._new_per_day)
+        self._new_per_day = settings.started_with.new_values_per_day  # read by the writer, which must not read the database for it
+        self._limits = Limiter(clock)
+        self._limited: Counter[tuple[int, str]] = Counter()  # (site id, day) → hits over a limit that are not in the database yet
         self.salts = Salts()
         self._sites: dict[str, tuple[Site, float]] = {}  # domain → (site, when to read it again by time.monotonic)
         store.forgetters += [self._texts.forget, self._forget_sites]
 
     def collect(self, event: Event, sender: Sender) -> str:
-        """Record an event for each site it names. Return "", or why it was dropped. Raises Busy where it cannot be written now."""
+        """Record an event for each site it names. Return "", or why it was dropped.
+
+        Raises Busy where it cannot be written now, and TooMany where it is more than one address or site may send.
+        """
         second = int(self._clock())
-        items = [self._judge(event, domain, sender, second) for domain in event.domains]
+        sites = [self._find_site(domain) for domain in event.domains]
+        self._hold_to_limits(list(filter(None, sites)), sender, second)
+        items = [self._judge(event, site, sender, second) for site in sites]
         return next(filter(None, self._store.write(self.record, items)), "")
 
-    def _judge(self, event: Event, domain: str, sender: Sender, second: int) -> Hit | Drop:
+    def _hold_to_limits(self, sites: Sequence[Site], sender: Sender, second: int) -> None:
+        """Raise TooMany where an event is one too many, and remember for its sites that there was one."""
+        settings = self._settings()
+        self._new_per_day = settings.new_values_per_day
+        try:
+            self._limits.check(("address", network_of(sender.address)), settings.hits_per_address, "hits from one address")
+            for site in sites:
+                self._limits.check(("site", site.id), settings.hits_per_site, "hits for one site")
+        except TooMany:
+            for site in sites:
+                drop = drop_of(site, second, "limit")
+                self._limited[drop.site_id, drop.day] += 1
+            raise
+
+    def record_limited(self) -> None:
+        """Write how many hits were over a limit since this was done last: one by one they would be the flood they are to stop."""
+        limited, self._limited = self._limited, Counter()
+        if limited:
+            drops = [(site_id, day, count) for (site_id, day), count in limited.items()]
+            self._store.transact(lambda db: db.executemany(
+                "insert into dropped (site_id, day, reason, count) values (?, ?, 'limit', ?) "
+                "on conflict (site_id, day, reason) do update set count = count + excluded.count", drops))
+
+    def _judge(self, event: Event, site: Site | None, sender: Sender, second: int) -> Hit | Drop:
         """Return the Hit that counts for a site, or the Drop that says why none does."""
-        site = self._find_site(domain)
         reason = self._refusal(event, site, sender)
         if reason:
             return drop_of(site, second, reason)
@@ -2285,7 +3204,7 @@ class Collector:
         site, until = sites.get(domain, (None, 0.0))
         if time.monotonic() < until:
             return site
-        if site := find_site(self._store.reader(), self._settings, domain):
+        if site := find_site(self._store.reader(), self._settings(), domain):
             sites[domain] = site, time.monotonic() + SITE_SECONDS
         return site
 
@@ -2300,7 +3219,7 @@ class Collector:
             return "hostname"
         if sender.wants_privacy and site.gpc == "drop":
             return "gpc"
-        if self._agents.read(sender.user_agent) is None:
+        if self.agents.read(sender.user_agent) is None:
             return "bot"
         if event.referrer and is_spam(event.referrer):
             return "spam"
@@ -2313,7 +3232,7 @@ class Collector:
         if mode == "paranoid":
             return Client(), origin
         country, region, city = self._geoip.locate(sender.address)
-        whole = dataclasses.replace(self._agents.read(sender.user_agent), country=country, region=region, city=city,
+        whole = dataclasses.replace(self.agents.read(sender.user_agent), country=country, region=region, city=city,
                                     language=sender.language, screen=screen_of(event.width))
         return reduce_client(whole, mode), origin
 
@@ -4563,7 +5482,8 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
         if not least <= value <= most:
             raise InvalidInput.of(name, f"must be from {least} to {most}, not {value}")
     now, random = int(app.clock()), Random(seed)
-    site = app.store.transact(lambda db: _demo_site(db, app.settings, now, domain))
+    settings = app.settings
+    site = app.store.transact(lambda db: _demo_site(db, settings, now, domain))
     if site.rotation_hours > 24:
         app.store.transact(lambda db: note_long_epoch(db, site.id, now - (days + 1) * 86_400, now))
     steps = demo_steps(random, site, now, days, pageviews)
@@ -4601,10 +5521,10 @@ PURGE_ROWS = 500  # rows deleted in one transaction: well under 50 ms of the wri
 
 def rotate_salts(app: App) -> None:
     """Destroy the salts whose grace is over: delete the rows, then empty the write-ahead log, which still has their pages."""
-    second = int(app.clock())
+    second, settings = int(app.clock()), app.settings
 
     def rotate(db: sqlite3.Connection) -> int:
-        for site in list_sites(db, app.settings):
+        for site in list_sites(db, settings):
             end_overlong_epochs(db, site, second)
         return destroy_salts(db, second)
     if app.store.transact(rotate):
@@ -4615,11 +5535,12 @@ def rotate_salts(app: App) -> None:
 
 def settle_visits(app: App) -> None:
     """Mark the visits that are over, forget what linked them across the end of an epoch, and delete sessions that are over."""
+    app.collector.record_limited()
     before = int(app.clock()) - VISIT_TIMEOUT
 
     def settle(db: sqlite3.Connection) -> None:
         db.execute("update visits set live = 0 where live = 1 and (id >> 16) + duration < ?", (before,))
-        db.execute("delete from sessions where expires_at <= ?", (int(app.clock()),))
+        delete_over(db, int(app.clock()))
         carried = app.collector.salts.carried
         if carried:
             alive = set(db.execute("select site_id, visitor from visits where live = 1"))
@@ -4825,10 +5746,14 @@ def describe(error: BaseException) -> str:
 # ---- HTTP edge -------------------------------------------------------------------------------------------------------
 # The only section that knows of requests. A handler parses, makes one call, returns; what it returns becomes JSON.
 
-COOKIE = "mininumbers"
+COOKIE, MARK = "mininumbers", "-device"  # the session's cookie, and what is added for that of a browser that has signed in
+MARK_SECONDS = 400 * 86_400  # as long as browsers let cookies live
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # one transparent dot
 COLLECTION_HEADERS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "X-MiniNumbers-Dropped, X-Plausible-Dropped",
                       "Cross-Origin-Resource-Policy": "cross-origin", "Cache-Control": "no-store"}
+# For every answer that does not bring stricter or looser ones of its own; what is no page can load, frame and run nothing.
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
+                "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 PREFLIGHT_HEADERS = {"Access-Control-Allow-Methods": "POST, OPTIONS", "Access-Control-Allow-Headers": "Content-Type",
                      "Access-Control-Max-Age": "86400"}
 
@@ -4892,10 +5817,19 @@ def tracker_file() -> StaticFile:
         "Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
 
 
-def session_secret() -> str:
-    """Return the secret in the session's cookie, "" where there is none. Other cookies may be as malformed as they like."""
+def cookie_name(kind: str = "") -> str:
+    """Return the name of a cookie of ours; under https one that no neighbouring host can plant, as browsers promise for these prefixes."""
+    environ = bottle.request.environ
+    if environ["wsgi.url_scheme"] != "https":
+        return COOKIE + kind
+    return ("__Secure-" if environ.get("SCRIPT_NAME") else "__Host-") + COOKIE + kind
+
+
+def read_cookie(kind: str = "") -> str:
+    """Return the value of a cookie of ours, "" where there is none. Other cookies may be as malformed as they like."""
+    wanted = cookie_name(kind)
     pairs = (pair.strip().partition("=") for pair in header("Cookie").split(";"))
-    return next((value.strip('"') for name, _, value in pairs if name == COOKIE), "")
+    return next((value.strip('"') for name, _, value in pairs if name == wanted), "")
 
 
 def read_body() -> bytes:
@@ -4928,6 +5862,13 @@ def read_sender() -> Sender:
                   language_of(header("Accept-Language")), "1" in (header("Sec-GPC"), header("DNT")))
 
 
+def read_caller(app: App) -> Caller:
+    """Return where somebody signs in from."""
+    shown = app.collector.agents.read(header("User-Agent")[:USER_AGENT_LIMIT])
+    parts = [shown.browser, shown.os] if shown else []
+    return Caller(address_of(bottle.request.environ.get("REMOTE_ADDR") or ""), " on ".join(filter(None, parts)) or "a program", read_cookie(MARK))
+
+
 def respond_json(value: Any, status: int = 200, **headers: str) -> bottle.HTTPResponse:
     """Return a JSON answer."""
     return bottle.HTTPResponse(to_json(value), status, **{"Content-Type": "application/json", "Cache-Control": "no-store", **headers})
@@ -4935,7 +5876,7 @@ def respond_json(value: Any, status: int = 200, **headers: str) -> bottle.HTTPRe
 
 def respond_error(error: MiniNumbersError) -> bottle.HTTPResponse:
     """Return the answer that tells of an error."""
-    retry = {"Retry-After": "1"} if error.status in (429, 503) else {}
+    retry = {"Retry-After": str(getattr(error, "retry_after", 1))} if error.status in (429, 503) else {}
     return respond_json({"error": str(error), "code": error.code, "details": error.details}, error.status, **retry)
 
 
@@ -4946,37 +5887,80 @@ def anyone(app: App) -> None:
 
 
 def same_origin(app: App) -> None:
-    """Let in what a page of this server sends: a form on another site cannot sign somebody in or out."""
-    site, origin = header("Sec-Fetch-Site"), header("Origin")
-    if site:  # a browser's own word, which a page cannot forge and a proxy does not change
-        allowed = site in ("same-origin", "none")
+    """Let in what a page of this server sends: a form on another site cannot sign somebody in or out.
+
+    What changes something must say so itself, in a header that no page can forge; what only reads may come without any.
+    """
+    site, origin, only_reads = header("Sec-Fetch-Site"), header("Origin"), bottle.request.method in ("GET", "HEAD")
+    if site:  # a browser's own word, which a proxy does not change
+        allowed = site == "same-origin" or site == "none" and only_reads
     else:
-        allowed = not origin or origin.partition("://")[2] == header("Host")
+        allowed = origin.partition("://")[2] == header("Host") if origin else only_reads
     if not allowed:
-        raise Forbidden("This request came from another site.")
+        raise Forbidden("This request came from another site." if site or origin else "This request must say where it comes from: send "
+                        "Origin with the address of this server, as browsers do, or use an API token.")
     content_type = bottle.request.environ.get("CONTENT_TYPE", "")
-    if bottle.request.method == "POST" and content_type.partition(";")[0].strip().lower() != "application/json":
+    if not only_reads and content_type.partition(";")[0].strip().lower() != "application/json":
         raise InvalidInput("The Content-Type must be application/json.")
 
 
-def reader(app: App) -> Principal:
-    """Let in a signed-in person, or a program with a token."""
+def bearer(app: App) -> Principal | None:
+    """Return what the token of a request stands for; None where it has none. Raises Unauthorized, TooMany."""
     scheme, _, secret = header("Authorization").partition(" ")
-    if scheme.lower() == "bearer":
-        principal = token_principal(app.store.reader(), secret.strip())
-    else:
-        same_origin(app)
-        principal = session_principal(app.store.reader(), int(app.clock()), session_secret())
+    if scheme.lower() != "bearer":
+        return None
+    principal = app.accounts.by_token(secret.strip())
+    if principal is None:
+        raise Unauthorized("This token is not valid: it is misspelt, was revoked, or is over.")
+    app.token_limits.check((principal.id,), app.settings.requests_per_token, "requests with one token")
+    return principal
+
+
+def signed_in(app: App) -> Principal:
+    """Let in a person who is signed in."""
+    if bearer(app):
+        raise Forbidden("This is for a person who is signed in, not for a token.")
+    same_origin(app)
+    principal = app.accounts.by_session(read_cookie())
     if principal is None:
         raise Unauthorized("Sign in, or send a valid token as Authorization: Bearer TOKEN.")
     return principal
 
 
-def writer(app: App) -> Principal:
-    """Let in a signed-in person, or a program with a token that may change things on every site."""
-    principal = reader(app)
-    if principal.read_only or principal.site_id is not None:
-        raise Forbidden("This token may only read, or is for one site.")
+def viewer(app: App) -> Principal:
+    """Let in who may see numbers: a signed-in person, or a program with a token. Of which sites, the handler asks."""
+    return bearer(app) or signed_in(app)
+
+
+def editor(app: App) -> Principal:
+    """Let in who may change a site's settings, goals and the like: an editor, or a token that writes. Of which sites, the handler asks."""
+    principal = viewer(app)
+    if principal.kind == "token" and not principal.may("editor"):
+        raise Forbidden("This token may only read.")
+    principal.require("editor")
+    return principal
+
+
+def site_admin(app: App) -> Principal:
+    """Let in who may add and remove sites: an admin, or a token of one that writes and is for every site."""
+    principal = editor(app)
+    if principal.site_ids is not None:
+        raise Forbidden("Only who may see every site may do this.")
+    principal.require("admin")
+    return principal
+
+
+def admin(app: App) -> Principal:
+    """Let in a person who manages people and sites."""
+    principal = signed_in(app)
+    principal.require("admin")
+    return principal
+
+
+def owner(app: App) -> Principal:
+    """Let in a person who owns the server."""
+    principal = signed_in(app)
+    principal.require("owner")
     return principal
 
 
@@ -5032,60 +6016,280 @@ def get_pixel(app: App, _: None) -> bottle.HTTPResponse:
 def get_session(app: App, _: None) -> dict:
     """Who is signed in, and whether anybody can be yet."""
     db = app.store.reader()
-    principal = session_principal(db, int(app.clock()), session_secret())
-    return {"user": {"username": principal.name} if principal else None, "setup": not has_users(db), "version": __version__}
+    principal, is_new = app.accounts.by_session(read_cookie()), not has_users(db)
+    user = _say_user(db, principal) if principal else None
+    defaults = {"defaults": {name: getattr(app.settings, name) for name in SITE_OVERRIDES}} if user or is_new else {}
+    return {"user": user, "setup": is_new, "version": __version__, **defaults}
+
+
+def _say_user(db: sqlite3.Connection, principal: Principal) -> dict:
+    return {"username": principal.name, "role": principal.role, "two_factor": get_user(db, principal.id).totp_secret is not None}
+
+
+def post_setup_check(app: App, _: None) -> dict:
+    """Whether a link for the first run is good, before anybody fills in a form."""
+    _, form = read_form()
+    code = form.text("code", most=200, required=True)
+    form.check()
+    app.accounts.check_setup_code(code)
+    return {}
 
 
 def post_setup(app: App, _: None) -> bottle.HTTPResponse:
     """Create the first account and site, for who holds the link that was printed in the terminal."""
-    _, form = read_form()
+    body, form = read_form()
     code = form.text("code", most=200, required=True)
-    username, password = form.text("username", most=64, required=True), form.text("password", most=1024, required=True)
+    username, password = _read_new_user(form)
     domain, zone = form.text("domain", most=253, required=True), form.text("timezone", most=64) or "UTC"
     form.check()
-    if not app.setup_code or not hmac.compare_digest(code.encode(), app.setup_code.encode()):
-        raise Forbidden("This link is not valid. Open the one that Mini Numbers printed in the terminal when it started.")
-    app.setup(username, password, domain, zone, only_first=True)
-    return _signed_in(app, username)
+    app.accounts.check_setup_code(code)
+    site = {name: body[name] for name in ("hostnames", *SITE_OVERRIDES) if body.get(name) is not None}
+    app.accounts.setup(OPERATOR, username, password, domain, zone, only_first=True, **site)
+    caller = read_caller(app)
+    user = find_user(app.store.reader(), username)
+    return _signed_in(app, app.accounts.enter(user.id, caller), new_mark(user.password_hash))
+
+
+def _read_new_user(form: Form) -> tuple[str, str]:
+    return form.text("username", most=64, required=True), form.text("password", most=1024, required=True)
 
 
 def post_login(app: App, _: None) -> bottle.HTTPResponse:
-    """Sign in."""
+    """Sign in. A session that the browser had before ends: nobody can have chosen the one that follows."""
     _, form = read_form()
-    username, password = form.text("username", most=64, required=True), form.text("password", most=1024, required=True)
+    (username, password), code = _read_new_user(form), form.text("code", most=64)
     form.check()
-    if not app.password_matches(username, password):
-        raise Unauthorized("The name or the password is wrong.")
-    return _signed_in(app, username)
+    secret, mark = app.accounts.sign_in(username, password, code, read_caller(app))
+    return _signed_in(app, secret, mark)
 
 
-def _signed_in(app: App, username: str) -> bottle.HTTPResponse:
-    secret = app.store.transact(lambda db: open_session(db, int(app.clock()), username))
-    answer = respond_json({"user": {"username": username}})
+def _signed_in(app: App, secret: str, mark: str) -> bottle.HTTPResponse:
+    if old := read_cookie():
+        app.accounts.sign_out(old)
+    answer = respond_json({"user": _say_user(app.store.reader(), app.accounts.by_session(secret))})
     _set_cookie(answer, secret, SESSION_SECONDS)
+    _set_cookie(answer, mark, MARK_SECONDS, MARK)
     return answer
 
 
-def _set_cookie(answer: bottle.HTTPResponse, value: str, seconds: int) -> None:
+def _set_cookie(answer: bottle.HTTPResponse, value: str, seconds: int, kind: str = "") -> None:
     environ = bottle.request.environ
-    answer.set_cookie(COOKIE, value, path=f"{environ.get('SCRIPT_NAME', '')}/", httponly=True, samesite="strict", max_age=seconds,
+    answer.set_cookie(cookie_name(kind), value, path=f"{environ.get('SCRIPT_NAME', '')}/", httponly=True, samesite="strict", max_age=seconds,
                       secure=environ["wsgi.url_scheme"] == "https")
 
 
 def post_logout(app: App, _: None) -> bottle.HTTPResponse:
-    """Sign out."""
-    secret = session_secret()
-    app.store.transact(lambda db: close_session(db, secret))
+    """Sign out, here or everywhere."""
+    _, form = read_form()
+    everywhere = form.flag("everywhere")
+    form.check()
+    principal = app.accounts.by_session(read_cookie())
+    if principal and everywhere:
+        app.accounts.sign_out_everywhere(principal)
+    elif principal:
+        app.accounts.sign_out(read_cookie())
     answer = respond_json({})
     _set_cookie(answer, "", 0)
     return answer
 
 
+def get_account(app: App, principal: Principal) -> dict:
+    """One's own account and sessions."""
+    return app.accounts.account(principal)
+
+
+def _read_proof(*more: str) -> list[str]:
+    """Return the password, asked for again, and other fields of a body."""
+    _, form = read_form()
+    values = [form.text(name, most=1024, required=True) for name in ("password", *more)]
+    form.check()
+    return values
+
+
+def post_password(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Change one's password."""
+    password, new = _read_proof("new_password")
+    mark = app.accounts.change_password(principal, password, new, read_caller(app))
+    answer = respond_json({})
+    _set_cookie(answer, mark, MARK_SECONDS, MARK)
+    return answer
+
+
+def delete_session(app: App, principal: Principal, id: int) -> dict:
+    """End one of one's own sessions."""
+    app.accounts.end_session(principal, id)
+    return {}
+
+
+def post_two_factor(app: App, principal: Principal) -> dict:
+    """Begin to set up the second factor."""
+    password, = _read_proof()
+    return app.accounts.begin_two_factor(principal, password, read_caller(app))
+
+
+def post_two_factor_confirm(app: App, principal: Principal) -> dict:
+    """Switch the second factor on, with a code that shows that the app has the secret."""
+    password, secret, code = _read_proof("secret", "code")
+    return {"recovery_codes": app.accounts.confirm_two_factor(principal, password, secret, code, read_caller(app))}
+
+
+def post_two_factor_off(app: App, principal: Principal) -> dict:
+    """Switch the second factor off."""
+    password, code = _read_proof("code")
+    app.accounts.end_two_factor(principal, password, code, read_caller(app))
+    return {}
+
+
+def post_recovery_codes(app: App, principal: Principal) -> dict:
+    """Replace the recovery codes."""
+    password, code = _read_proof("code")
+    return {"recovery_codes": app.accounts.renew_recovery_codes(principal, password, code, read_caller(app))}
+
+
+def get_users(app: App, principal: Principal) -> dict:
+    """Everybody who has an account, and the invitations that are open."""
+    return app.accounts.people(principal)
+
+
+def patch_user(app: App, principal: Principal, id: int) -> dict:
+    """Change somebody's role and sites."""
+    body, form = read_form()
+    role = form.text("role", most=20) or None
+    form.check()
+    app.accounts.set_user(principal, id, role, body.get("sites", ...))
+    return {}
+
+
+def delete_user(app: App, principal: Principal, id: int) -> dict:
+    """Remove somebody."""
+    app.accounts.remove_user(principal, id)
+    return {}
+
+
+def post_invite(app: App, principal: Principal) -> dict:
+    """Make an invitation."""
+    body, form = read_form()
+    role = form.text("role", most=20, required=True)
+    form.check()
+    return app.accounts.invite(principal, role, body.get("sites"))
+
+
+def delete_invite(app: App, principal: Principal, id: int) -> dict:
+    """Withdraw an invitation."""
+    app.accounts.withdraw_invite(principal, id)
+    return {}
+
+
+def post_invite_check(app: App, _: None) -> dict:
+    """What an invitation grants, before anybody fills in a form."""
+    _, form = read_form()
+    code = form.text("code", most=200, required=True)
+    form.check()
+    return app.accounts.check_invite(code)
+
+
+def post_invite_accept(app: App, _: None) -> bottle.HTTPResponse:
+    """Create the account that an invitation is for, and sign in."""
+    _, form = read_form()
+    code, (username, password) = form.text("code", most=200, required=True), _read_new_user(form)
+    form.check()
+    return _signed_in(app, *app.accounts.accept_invite(code, username, password, read_caller(app)))
+
+
+def get_tokens(app: App, principal: Principal) -> dict:
+    """Tokens: one's own, or everybody's for who manages people."""
+    return {"tokens": app.accounts.tokens(principal)}
+
+
+def post_token(app: App, principal: Principal) -> dict:
+    """Make a token, shown this once."""
+    body, form = read_form()
+    name, read_only = form.text("name", most=100, required=True), form.flag("read_only")
+    days = form.integer("expires_in_days", least=1, most=3650)
+    form.check()
+    token_id, secret = app.accounts.create_token(principal, name, body.get("sites"), read_only is not False, days)
+    return {"id": token_id, "token": secret}
+
+
+def delete_token(app: App, principal: Principal, id: int) -> dict:
+    """Revoke a token."""
+    app.accounts.revoke_token(principal, id)
+    return {}
+
+
+def get_settings(app: App, _: Principal) -> dict:
+    """Every setting of the instance: what it is, where that comes from, and whether it can be changed here."""
+    db, settings = app.store.reader(), app.settings
+    return {"settings": [{"name": name, "value": getattr(settings, name), "default": setting.default, "help": setting.metadata["help"],
+                          "type": "choice" if "choices" in setting.metadata else "int" if isinstance(setting.default, int) else "text",
+                          **{limit: setting.metadata[limit] for limit in ("choices", "least", "most") if limit in setting.metadata},
+                          "source": (source := app.current.source_of(db, name)), "changeable": name in CHANGEABLE and source != "given"}
+                         for name, setting in SETTINGS.items()]}
+
+
+def patch_settings(app: App, principal: Principal) -> dict:
+    """Change settings of the instance."""
+    body, _ = read_form()
+    app.change_settings(body, principal)
+    return get_settings(app, principal)
+
+
+def get_audit(app: App, _: Principal) -> dict:
+    """Who changed what, the newest first."""
+    given = read_arguments().get("before", "")
+    if not re.fullmatch(r"\d{0,18}", given, re.ASCII):
+        raise InvalidInput.of("before", "must be the id of an entry")
+    entries, more = read_audit(app.store.reader(), int(given) if given else None)
+    return {"entries": entries, "more": more}
+
+
 def get_sites(app: App, principal: Principal) -> dict:
-    """The sites that may be looked at."""
-    sites = [site for site in list_sites(app.store.reader(), app.settings) if principal.may_read(site)]
+    """The sites that may be looked at, as they are in effect, and what each has of its own."""
+    db = app.store.reader()
+    own = {site_id: dict(zip(SITE_OVERRIDES, values)) for site_id, *values in db.execute(
+        "select id, mode, rotation_hours, retention_days, gpc from sites")}
+    sites = [site for site in list_sites(db, app.settings) if principal.may_read(site)]
     return {"sites": [{"domain": site.domain, "timezone": site.timezone, "hostnames": site.hostnames,
-                       **{name: getattr(site, name) for name in SITE_OVERRIDES}} for site in sites]}
+                       **{name: getattr(site, name) for name in SITE_OVERRIDES}, "own": own[site.id]} for site in sites],
+            "may_edit": principal.may("editor"), "may_add": principal.may("admin") and principal.site_ids is None}
+
+
+def _read_site_values(names: Sequence[str]) -> dict:
+    """Return those fields of a body that a site has; a null override is as good as "default". Raises InvalidInput."""
+    body, form = read_form()
+    for name in body:
+        if name not in names:
+            form.fail(ascii(name)[1:-1], f"is no setting of a site; there are {', '.join(names)}")
+    hostnames = body.get("hostnames")
+    if isinstance(hostnames, list) and all(isinstance(each, str) for each in hostnames):
+        body["hostnames"] = ",".join(hostnames)
+    for name in set(names) & {"domain", "timezone", "hostnames"} & set(body):
+        if not isinstance(body[name], str) or len(body[name]) > 4_000:
+            form.fail(name, "must be text")
+    form.check()
+    return {name: "default" if value is None else value for name, value in body.items()}
+
+
+def post_site(app: App, principal: Principal) -> dict:
+    """Add a site."""
+    values = _read_site_values(("domain", "timezone", "hostnames", *SITE_OVERRIDES))
+    if not values.get("domain"):
+        raise InvalidInput.of("domain", "is required")
+    app.add_site(by=principal, **values)
+    return {"domain": host_of(values["domain"])}
+
+
+def patch_site(app: App, principal: Principal, domain: str) -> dict:
+    """Change a site's settings."""
+    site = _site_to_read(app, principal, domain)
+    app.set_site(site.domain, principal, **_read_site_values(("timezone", "hostnames", *SITE_OVERRIDES)))
+    return {}
+
+
+def delete_site(app: App, principal: Principal, domain: str) -> dict:
+    """Remove a site with everything it collected."""
+    app.remove_site(_site_to_read(app, principal, domain).domain, principal)
+    return {}
 
 
 def post_demo(app: App, _: Principal) -> dict:
@@ -5099,6 +6303,7 @@ def post_demo(app: App, _: Principal) -> dict:
 
 
 def _site_to_read(app: App, principal: Principal, domain: Any) -> Site:
+    """Return a site that the principal may see. Raises NotFound. Whoever the guard let in to change things may change them here too."""
     site = find_site(app.store.reader(), app.settings, domain) if isinstance(domain, str) else None
     if site is None or not principal.may_read(site):  # one answer for both: a token tells nothing of other sites
         raise NotFound("There is no such site, or it may not be read.", [{"field": "site_id", "message": "must be the domain of a site here"}])
@@ -5171,32 +6376,62 @@ ROUTES = (
     Route("OPTIONS", "/api/event", anyone, preflight_event, COLLECTION_HEADERS),
     Route("GET", "/pixel.gif", anyone, get_pixel, COLLECTION_HEADERS),
     Route("GET", "/api/session", anyone, get_session),
+    Route("POST", "/api/setup/check", same_origin, post_setup_check),
     Route("POST", "/api/setup", same_origin, post_setup),
     Route("POST", "/api/login", same_origin, post_login),
     Route("POST", "/api/logout", same_origin, post_logout),
-    Route("GET", "/api/sites", reader, get_sites),
-    Route("POST", "/api/demo", writer, post_demo),
-    Route("GET", "/api/dropped", reader, get_dropped),
-    Route("GET", "/api/v1/stats/realtime/visitors", reader, get_realtime),
-    Route("POST", "/api/v2/query", reader, post_query),
-    Route("POST", "/api/v2/queries", reader, post_queries),
+    Route("GET", "/api/account", signed_in, get_account),
+    Route("POST", "/api/account/password", signed_in, post_password),
+    Route("DELETE", "/api/account/sessions/<id:int>", signed_in, delete_session),
+    Route("POST", "/api/account/two-factor", signed_in, post_two_factor),
+    Route("POST", "/api/account/two-factor/confirm", signed_in, post_two_factor_confirm),
+    Route("POST", "/api/account/two-factor/off", signed_in, post_two_factor_off),
+    Route("POST", "/api/account/recovery-codes", signed_in, post_recovery_codes),
+    Route("GET", "/api/users", admin, get_users),
+    Route("PATCH", "/api/users/<id:int>", admin, patch_user),
+    Route("DELETE", "/api/users/<id:int>", admin, delete_user),
+    Route("POST", "/api/invites", admin, post_invite),
+    Route("DELETE", "/api/invites/<id:int>", admin, delete_invite),
+    Route("POST", "/api/invites/check", same_origin, post_invite_check),
+    Route("POST", "/api/invites/accept", same_origin, post_invite_accept),
+    Route("GET", "/api/tokens", signed_in, get_tokens),
+    Route("POST", "/api/tokens", signed_in, post_token),
+    Route("DELETE", "/api/tokens/<id:int>", signed_in, delete_token),
+    Route("GET", "/api/settings", admin, get_settings),
+    Route("PATCH", "/api/settings", owner, patch_settings),
+    Route("GET", "/api/audit", owner, get_audit),
+    Route("GET", "/api/sites", viewer, get_sites),
+    Route("POST", "/api/sites", site_admin, post_site),
+    Route("PATCH", "/api/sites/<domain>", editor, patch_site),
+    Route("DELETE", "/api/sites/<domain>", site_admin, delete_site),
+    Route("POST", "/api/demo", site_admin, post_demo),
+    Route("GET", "/api/dropped", viewer, get_dropped),
+    Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
+    Route("POST", "/api/v2/query", viewer, post_query),
+    Route("POST", "/api/v2/queries", viewer, post_queries),
 )
 
 
-def _answer(app: App, route: Route) -> bottle.HTTPResponse:
-    """Answer a request by its route: the one place where errors become responses."""
+def _answer(app: App, route: Route, **named: Any) -> bottle.HTTPResponse:
+    """Answer a request by its route, with what its path names: the one place where errors become responses."""
     try:
         app.scheduler.start()
         app.store.begin()
-        result = route.handler(app, route.guard(app))
+        if not 0 < named.get("id", 1) < 2 ** 62:
+            raise NotFound("There is nothing of this number.")
+        result = route.handler(app, route.guard(app), **named)
         answer = result if isinstance(result, bottle.HTTPResponse) else respond_json(result)
     except MiniNumbersError as error:
         answer = respond_error(error)
     except Exception as error:
         answer = _respond_unforeseen(error)
-    for name, value in {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", **route.headers}.items():
+    for name, value in {**SAFE_HEADERS, **_over_https(), **route.headers, **answer.headers}.items():
         answer.headers[name] = value
     return answer
+
+
+def _over_https() -> dict[str, str]:
+    return {"Strict-Transport-Security": "max-age=31536000"} if bottle.request.environ["wsgi.url_scheme"] == "https" else {}
 
 
 def _respond_unforeseen(error: Exception) -> bottle.HTTPResponse:
@@ -5268,86 +6503,85 @@ def _believe(environ: dict, told: Mapping[str, str], proxies: int) -> None:
 # ---- create_app ------------------------------------------------------------------------------------------------------
 
 class App:
-    """Mini Numbers as a WSGI application, and by its methods to the program that embeds it."""
+    """Mini Numbers as a WSGI application, and by its methods to the program that embeds it.
+
+    What changes something takes `by`, who does it: the audit trail tells, and the operator of the server may everything.
+    """
 
     def __init__(self, settings: Settings, clock: Clock = time.time):
-        self.settings, self.clock = settings, clock
+        self.clock = clock
         self.dashboard, self.tracker = dashboard_file(), tracker_file()
         self.store = Store(settings.db, asset("schema.sql").read_text("utf-8"), settings.queue,
                            settings.threads - settings.threads // 4)
+        self.current = CurrentSettings(settings, self.store)
         try:
-            self.collector = Collector(settings, self.store, clock)
+            self.collector = Collector(self.current, self.store, clock)
         except BaseException:
             self.store.close()
             raise
+        self.accounts = Accounts(self.current, self.store, clock)
         self.answers = Answers(self.store, clock)
         self.scheduler = Scheduler(self)
+        self.token_limits = Limiter(clock)
         # A process that was killed before it finished with these leaves them to the next.
         self.log_holds_salts = self.texts_may_be_unused = True
-        self.setup_code = None if has_users(self.store.reader()) else secrets.token_urlsafe(16)
-        # A password check takes 16 MB and a third of a second, by design: few at once, few waiting, so that hits find threads.
-        # On threads of its own, because an allocator keeps for each thread what that once needed: 16 MB for every one that serves.
-        self._hashing, self._door = ThreadPoolExecutor(2, "mininumbers-password"), threading.Semaphore(6)
         self.making_demo = threading.Lock()
         self._wsgi = build_wsgi(self)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         return self._wsgi(environ, start_response)
 
-    def setup(self, username: str, password: str, domain: str | None = None, timezone: str = "UTC", only_first: bool = False) -> None:
-        """Create an account, and a site unless `domain` is None. Raises InvalidInput, and then nothing was created.
+    @property
+    def settings(self) -> Settings:
+        """The settings in effect."""
+        return self.current()
 
-        `only_first` refuses where there is an account already.
-        """
-        check_user(username, password)
-        password_hash = hash_password(password)
+    def setup(self, username: str, password: str, domain: str | None = None, timezone: str = "UTC", by: Principal = OPERATOR, **more: Any) -> None:
+        """Create an owner, and a site unless `domain` is None. Raises InvalidInput, and then nothing was created."""
+        self.accounts.setup(by, username, password, domain, timezone, **more)
 
-        def create(db: sqlite3.Connection) -> None:
-            if only_first and has_users(db):
-                raise Forbidden("Mini Numbers is set up already. Sign in instead.")
-            add_user(db, int(self.clock()), username, password_hash)
-            if domain is not None:
-                add_site(db, int(self.clock()), domain=domain, timezone=timezone)
-        self.store.transact(create)
-        self.setup_code = None
-
-    def password_matches(self, username: str, password: str) -> bool:
-        """Return whether these are right. An unknown name takes as long as a wrong password."""
-        row = self.store.reader().execute("select password_hash from users where username = ?", (username,)).fetchone()
-        if not self._door.acquire(blocking=False):
-            raise TooMany("Too many people are signing in just now. Try again in a moment.")
-        try:
-            matches = self._hashing.submit(password_matches, password, row[0] if row else self._nobody).result()
-            return matches and row is not None
-        finally:
-            self._door.release()
-
-    @functools.cached_property
-    def _nobody(self) -> str:
-        """What an unknown name is held against, so that it takes as long as a known one; no password has this hash."""
-        return "$".join(["scrypt", *map(str, SCRYPT.values()), secrets.token_hex(16), secrets.token_hex(64)])
-
-    def add_site(self, domain: str, **values: Any) -> None:
+    def add_site(self, domain: str, by: Principal = OPERATOR, **values: Any) -> None:
         """Add a site. Raises InvalidInput."""
-        self.store.transact(lambda db: add_site(db, int(self.clock()), domain=domain, **values))
+        def add(db: sqlite3.Connection) -> None:
+            add_site(db, int(self.clock()), domain=domain, **values)
+            note(db, self.clock(), by, "site added", host_of(domain))
+        self.store.transact(add)
 
-    def set_site(self, domain: str, **values: Any) -> None:
+    def set_site(self, domain: str, by: Principal = OPERATOR, **values: Any) -> None:
         """Change a site's settings. Raises NotFound and InvalidInput."""
-        self.store.transact(lambda db: set_site(db, self.settings, int(self.clock()), domain, **values))
+        settings = self.settings
 
-    def remove_site(self, domain: str) -> None:
+        def change(db: sqlite3.Connection) -> None:
+            before = get_site(db, settings, domain)
+            set_site(db, settings, int(self.clock()), domain, **values)
+            if changed := differences(before, get_site(db, settings, domain)):
+                note(db, self.clock(), by, "site changed", before.domain, changed)
+        self.store.transact(change)
+
+    def remove_site(self, domain: str, by: Principal = OPERATOR) -> None:
         """Remove a site with everything it collected. Raises NotFound."""
-        self.store.transact(lambda db: remove_site(db, self.settings, domain))
+        settings = self.settings
+
+        def remove(db: sqlite3.Connection) -> None:
+            remove_site(db, settings, domain)
+            note(db, self.clock(), by, "site removed", host_of(domain))
+        self.store.transact(remove)
         purge(self)
         self.log_holds_salts = True  # and its own had been deleted at once
         rotate_salts(self)
 
+    def change_settings(self, values: Mapping[str, Any], by: Principal = OPERATOR) -> None:
+        """Store settings of the instance, of which None goes back to the default. Raises InvalidInput."""
+        def change(db: sqlite3.Connection) -> None:
+            if changed := self.current.change(db, int(self.clock()), values):
+                note(db, self.clock(), by, "settings changed", "this server", changed)
+        self.store.transact(change)
+
     def create_token(self, name: str, domain: str | None = None, read_only: bool = True) -> str:
         """Return a new token for all sites, or for one. Raises NotFound."""
-        def create(db: sqlite3.Connection) -> str:
-            site_id = get_site(db, self.settings, domain).id if domain is not None else None
-            return create_token(db, int(self.clock()), name, site_id, read_only)
-        return self.store.transact(create)
+        if domain is not None:
+            get_site(self.store.reader(), self.settings, domain)
+        return self.accounts.create_token(OPERATOR, name, None if domain is None else [domain], read_only)[1]
 
     def run_jobs(self) -> None:
         """Run the background jobs that are due, now and here."""
@@ -5356,7 +6590,9 @@ class App:
     def close(self) -> None:
         """Finish what was begun and let go of every file and thread."""
         self.scheduler.stop()
-        self._hashing.shutdown()
+        with contextlib.suppress(Busy):
+            self.collector.record_limited()
+        self.accounts.close()
         self.answers.close()
         self.store.close()
         self.collector.close()
@@ -5422,12 +6658,16 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("domain", metavar="DOMAIN")
         if name in ("add", "set"):
             _add_site_arguments(added)
-    token = commands.add_parser("token", help="create tokens for programs").add_subparsers(dest="action", metavar="ACTION", required=True,
+    token = commands.add_parser("token", help="create, list and revoke tokens for programs").add_subparsers(dest="action", metavar="ACTION", required=True,
                                                                                            parser_class=_Parser)
     create = command("create", command_token_create, "create a token and print it, this once", parent=token)
     create.add_argument("--name", required=True, help="what it is for")
-    create.add_argument("--site", metavar="DOMAIN", help="the only site it may see")
+    create.add_argument("--site", metavar="DOMAIN", action="append", help="a site it may see; several may be given (default every site)")
     create.add_argument("--read-only", action="store_true", help="let it change nothing")
+    create.add_argument("--expires-in-days", type=int, metavar="N", help="days after which it is worth nothing (default never)")
+    command("list", command_token_list, "list the tokens, never their secrets", parent=token)
+    command("revoke", command_token_revoke, "make a token worth nothing", parent=token).add_argument("id", type=int, metavar="ID")
+    _add_user_commands(commands.add_parser("user", help="add, list, change and remove people; give who is locked out a new password"), command)
     demo = command("demo", command_demo, "fill a site with made-up visits, to look at and to measure by")
     demo.add_argument("--site", metavar="DOMAIN", default=DEMO_SITE, help="the site, added where there is none (default %(default)s)")
     for name, default, help in (("pageviews", DEMO_PAGEVIEWS, "how many to make up"), ("days", 365, "days before today that they spread over"),
@@ -5438,6 +6678,25 @@ def build_parser() -> argparse.ArgumentParser:
     rollup.add_argument("--rebuild", action="store_true", help="forget what is sealed and make it anew")
     command("check", command_check, "check the database's integrity")
     return parser
+
+
+def _add_user_commands(parser: argparse.ArgumentParser, command: Callable) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    for name, function, help in (("add", command_user_add, "add somebody"), ("list", command_user_list, "list everybody"),
+                                 ("set", command_user_set, "change somebody's role or sites"),
+                                 ("passwd", command_user_passwd, "give somebody a new password, and end their sessions and second factor"),
+                                 ("remove", command_user_remove, "remove somebody with their sessions and tokens")):
+        added = command(name, function, help, parent=actions)
+        if name != "list":
+            added.add_argument("username", metavar="NAME")
+        if name in ("add", "passwd"):
+            added.add_argument("--password-stdin", action="store_true", help="read the password from standard input instead of asking for it")
+        if name in ("add", "set"):
+            added.add_argument("--role", choices=ROLES, default="viewer" if name == "add" else None, help="what they may do")
+            added.add_argument("--site", metavar="DOMAIN", action="append", help="a site they may see; several may be given"
+                               + (" (default every site)" if name == "add" else ""))
+        if name == "set":
+            added.add_argument("--every-site", action="store_true", help="let them see every site")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -5494,8 +6753,8 @@ def command_serve(given: argparse.Namespace) -> None:
         host = {"*": "localhost", "0.0.0.0": "localhost", "::": "::1"}.get(settings.host, settings.host)
         where = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
-        if app.setup_code:
-            print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.setup_code}", flush=True)
+        if app.accounts.setup_code:
+            print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.accounts.setup_code}", flush=True)
         app.scheduler.start()  # salts end by the clock, not by the next visit
         server.run()  # returns at Ctrl-C and SIGTERM, when the requests under way are answered
 
@@ -5550,7 +6809,7 @@ def _listen(host: str, port: int) -> str:
 def command_setup(given: argparse.Namespace) -> None:
     """Create an account and perhaps a site."""
     username = given.username or _ask("User name: ")
-    password = sys.stdin.readline().rstrip("\r\n") if given.password_stdin else _ask("Password: ", getpass.getpass)
+    password = _ask_password(given)
     check_user(username, password)  # before the database is made: what is refused leaves none behind
     check_site_values({"timezone": given.timezone, **({"domain": given.site} if given.site else {})})
     with _open_app(given, may_create=True) as app:
@@ -5560,8 +6819,12 @@ def command_setup(given: argparse.Namespace) -> None:
 
 def _ask(prompt: str, how: Callable[[str], str] = input) -> str:
     if not sys.stdin.isatty():
-        raise InvalidInput("setup needs --username NAME and --password-stdin where there is no terminal to ask at")
+        raise InvalidInput("where there is no terminal to ask at, give the name (setup --username NAME), and the password with --password-stdin")
     return how(prompt)
+
+
+def _ask_password(given: argparse.Namespace) -> str:
+    return sys.stdin.readline().rstrip("\r\n") if given.password_stdin else _ask("Password: ", getpass.getpass)
 
 
 def _given_site_values(given: argparse.Namespace) -> dict[str, str]:
@@ -5599,8 +6862,69 @@ def command_site_list(given: argparse.Namespace) -> None:
 
 def command_token_create(given: argparse.Namespace) -> None:
     """Print a new token."""
+    if given.expires_in_days is not None and not 1 <= given.expires_in_days <= 3650:
+        raise InvalidInput.of("expires-in-days", "must be from 1 to 3650")
     with _open_app(given) as app:
-        print(app.create_token(given.name, given.site, given.read_only))
+        print(app.accounts.create_token(OPERATOR, given.name, given.site, given.read_only, given.expires_in_days)[1])
+
+
+def _day(second: int | None) -> str:
+    return "never" if second is None else datetime.fromtimestamp(second, timezone.utc).date().isoformat()
+
+
+def _sites(domains: list[str] | None) -> str:
+    return "every site" if domains is None else ", ".join(domains) or "no site"
+
+
+def command_token_list(given: argparse.Namespace) -> None:
+    """Print the tokens, a line each."""
+    with _open_app(given) as app:
+        for token in app.accounts.tokens(OPERATOR):
+            print(f"{token['id']}\t{token['name']}\t{'read' if token['read_only'] else 'read and write'}\t{_sites(token['sites'])}\t"
+                  f"of {token['username'] or OPERATOR.name}\texpires {_day(token['expires_at'])}\tused {_day(token['used_at'])}")
+
+
+def command_token_revoke(given: argparse.Namespace) -> None:
+    """Revoke a token."""
+    with _open_app(given) as app:
+        app.accounts.revoke_token(OPERATOR, given.id)
+
+
+def command_user_add(given: argparse.Namespace) -> None:
+    """Add somebody."""
+    password = _ask_password(given)
+    check_user(given.username, password)
+    with _open_app(given) as app:
+        app.accounts.add_user(OPERATOR, given.username, password, given.role, given.site)
+
+
+def command_user_list(given: argparse.Namespace) -> None:
+    """Print everybody, a line each."""
+    with _open_app(given) as app:
+        for user in app.accounts.people(OPERATOR)["users"]:
+            print(f"{user['username']}\t{user['role']}\t{_sites(user['sites'])}\t{'two-factor' if user['two_factor'] else 'password'}\t"
+                  f"seen {_day(user['seen_at'])}")
+
+
+def command_user_set(given: argparse.Namespace) -> None:
+    """Change somebody's role or sites."""
+    with _open_app(given) as app:
+        sites = None if given.every_site else given.site or ...
+        app.accounts.set_user(OPERATOR, named_user(app.store.reader(), given.username).id, given.role, sites)
+
+
+def command_user_passwd(given: argparse.Namespace) -> None:
+    """Give somebody who is locked out a new password."""
+    password = _ask_password(given)
+    with _open_app(given) as app:
+        if app.accounts.reset_password(given.username, password):
+            print(f"Two-factor sign-in of {given.username} is switched off: it can be set up again in Settings.")
+
+
+def command_user_remove(given: argparse.Namespace) -> None:
+    """Remove somebody."""
+    with _open_app(given) as app:
+        app.accounts.remove_user(OPERATOR, named_user(app.store.reader(), given.username).id)
 
 
 def command_demo(given: argparse.Namespace) -> None:

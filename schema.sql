@@ -214,3 +214,90 @@ create table rollups (
   exits      integer not null,
   primary key (site_id, days, day, dimension, seam, value)
 ) without rowid;
+
+-- version 2
+-- People: roles, sites, devices, invitations; limits on tokens; settings changed in the browser; and who changed what.
+
+-- A role may all that the next lesser may: owner, admin (sites and people), editor (goals, funnels, segments, a site's settings), viewer.
+-- Who had an account before there were roles could do everything.
+alter table users add column role text not null default 'owner' check (role in ('owner', 'admin', 'editor', 'viewer'));
+alter table users add column every_site integer not null default 1;   -- 0: the sites in user_sites only
+alter table users add column totp_secret blob;                        -- encrypted by a key that only the password gives; null: no second factor
+alter table users add column totp_step integer not null default 0;    -- the time step of the last code taken: none is taken twice
+
+create table user_sites (
+  user_id  integer not null references users on delete cascade,
+  site_id  integer not null references sites on delete cascade,
+  primary key (user_id, site_id)
+) without rowid;
+
+create table recovery_codes (
+  code_hash  blob primary key,
+  user_id    integer not null references users on delete cascade
+) without rowid;
+
+-- Whoever is signed in signs in once more: a session now has a number to revoke it by.
+drop table sessions;
+create table sessions (
+  id          integer primary key autoincrement,
+  token_hash  blob not null unique,
+  user_id     integer not null references users on delete cascade,
+  device      text not null,                          -- "Firefox on Linux": never the user agent
+  created_at  integer not null,
+  seen_at     integer not null,                       -- to within some minutes
+  expires_at  integer not null                        -- at the latest; one that is idle ends sooner
+);
+
+create table invites (
+  id          integer primary key autoincrement,
+  code_hash   blob not null unique,
+  role        text not null check (role in ('owner', 'admin', 'editor', 'viewer')),
+  every_site  integer not null,
+  created_by  integer not null references users on delete cascade,
+  created_at  integer not null,
+  expires_at  integer not null
+);
+
+create table invite_sites (
+  invite_id  integer not null references invites on delete cascade,
+  site_id    integer not null references sites on delete cascade,
+  primary key (invite_id, site_id)
+) without rowid;
+
+alter table tokens rename to old_tokens;
+create table tokens (
+  id          integer primary key autoincrement,
+  name        text not null,
+  token_hash  blob not null unique,
+  user_id     integer references users on delete cascade,  -- whose it is: it may no more than they; null: made on the command line
+  every_site  integer not null,                            -- 0: the sites in token_sites only
+  read_only   integer not null,
+  created_at  integer not null,
+  expires_at  integer,                                     -- null: never
+  used_at     integer                                      -- to within some minutes; null: never
+);
+create table token_sites (
+  token_id  integer not null references tokens on delete cascade,
+  site_id   integer not null references sites on delete cascade,
+  primary key (token_id, site_id)
+) without rowid;
+insert into tokens (id, name, token_hash, every_site, read_only, created_at)
+  select id, name, token_hash, site_id is null, read_only, created_at from old_tokens;
+insert into token_sites (token_id, site_id) select id, site_id from old_tokens where site_id is not null;
+drop table old_tokens;
+
+-- Settings of the instance that were changed in the browser. What a flag or a variable gives goes before them.
+create table settings (
+  name   text primary key,
+  value  text not null
+) without rowid;
+
+-- Who changed what. Names, not ids: it outlives whoever and whatever it tells of.
+create table audit (
+  id       integer primary key autoincrement,
+  at       integer not null,
+  actor    text not null,
+  action   text not null,                             -- "site added", "role changed" …
+  object   text not null,                             -- the site, person, token or setting
+  details  text not null                              -- what it was and is; never a secret
+);

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import signal
 import sqlite3
@@ -18,7 +19,7 @@ import webtest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mininumbers import Settings, create_app  # noqa: E402
+from mininumbers import Caller, Settings, Unauthorized, create_app  # noqa: E402
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36"
 PASSWORD = "correct horse battery"
@@ -65,7 +66,7 @@ class Site:
 
     def __init__(self, app, domain="example.com"):
         self.app, self.domain = app, domain
-        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1"})
+        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_SEC_FETCH_SITE": "same-origin"})
         self.token = app.create_token("test")
 
     def send(self, path="/", name="pageview", ip="192.0.2.1", agent=CHROME, headers=(), status=202, host=None, **more):
@@ -137,6 +138,14 @@ def run_command(*arguments, stdin="", env=()):
     """Run the command line and return the finished process."""
     return subprocess.run([sys.executable, str(ROOT / "mininumbers.py"), *map(str, arguments)], input=stdin, capture_output=True, text=True,
                           timeout=60, env={**os.environ, **dict(env)})
+
+
+def password_is_right(app, username, password):
+    """Ask at the door, each time from another address: guessing from one is slowed down."""
+    try:
+        return bool(app.accounts.prove(username, password, "", Caller(f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1")))
+    except Unauthorized:
+        return False
 
 
 def make_database(path):

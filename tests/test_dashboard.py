@@ -162,7 +162,7 @@ def demo(tmp_path_factory, browser):
     set_up(db, DOMAIN)
     assert run_command("demo", "--db", db, "--site", DOMAIN, "--pageviews", 12_000).returncode == 0
     server, context = Server(db), browser.new_context()
-    assert context.request.post(f"{server.url}/api/login", data={"username": "owner", "password": PASSWORD}).ok
+    assert context.request.post(f"{server.url}/api/login", headers={"Sec-Fetch-Site": "same-origin"}, data={"username": "owner", "password": PASSWORD}).ok
     yield types.SimpleNamespace(url=server.url, api=Api(server.url, token_of(db), DOMAIN), state=context.storage_state())
     context.close()
     server.kill()
@@ -221,7 +221,7 @@ def fresh(start_server, tmp_path, unvisited):
 
 def enter(page, server, search=""):
     """Open a fresh server's dashboard signed in."""
-    assert page.context.request.post(f"{server.url}/api/login", data={"username": "owner", "password": PASSWORD}).ok
+    assert page.context.request.post(f"{server.url}/api/login", headers={"Sec-Fetch-Site": "same-origin"}, data={"username": "owner", "password": PASSWORD}).ok
     page.goto(f"{server.url}/{search}")
 
 

@@ -7,6 +7,7 @@ errors · query strings · bodies on real sockets · prefixes
 """
 import base64
 import contextlib
+import functools
 import gzip
 import hashlib
 import html.parser
@@ -17,6 +18,7 @@ import logging
 import queue
 import re
 import resource
+import secrets
 import socket
 import sqlite3
 import threading
@@ -28,7 +30,7 @@ from hypothesis import given, settings as budget, strategies as st
 
 import mininumbers
 from conftest import CHROME, PASSWORD, MovableClock, Site
-from mininumbers import ROUTES, Settings, create_app, open_session
+from mininumbers import OPERATOR, ROUTES, Settings, create_app, find_user, open_session
 
 HIT = {"n": "pageview", "u": "https://example.com/", "d": "example.com"}
 QUESTION = {"site_id": "example.com", "metrics": ["visitors"], "date_range": "day"}
@@ -51,22 +53,25 @@ class Edge:
         self.app = create_app(Settings(db=str(path), geoip=""), clock=self.clock)
         self.app.setup("owner", PASSWORD, "example.com")
         self.app.add_site("other.test")
-        self.web = webtest.TestApp(self.app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_USER_AGENT": CHROME})
+        for role in ("viewer", "editor", "admin"):
+            self.app.accounts.add_user(OPERATOR, role, PASSWORD, role, ["example.com"])
+        self.web = webtest.TestApp(self.app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_USER_AGENT": CHROME, "HTTP_SEC_FETCH_SITE": "same-origin"})
         self.token = self.app.create_token("all", read_only=False)
-        self.tokens = {"token": self.token, "read-only token": self.app.create_token("read"),
+        self.tokens = {"token": self.token, "write token of the site": self.app.accounts.create_token(OPERATOR, "w", ["example.com"], False)[1],
+                       "read-only token": self.app.create_token("read"),
                        "token of the site": self.app.create_token("own", "example.com"),
                        "token of another site": self.app.create_token("other", "other.test"), "forged token": "A" * len(self.token),
                        "truncated token": self.token[:-1], "lengthened token": self.token + "A", "empty token": ""}
 
-    def session(self, age=0):
+    def session(self, age=0, username="owner"):
         """The secret of a session that was opened `age` seconds ago."""
-        return self.app.store.transact(lambda db: open_session(db, int(self.clock()) - age, "owner"))
+        return self.app.store.transact(lambda db: open_session(db, int(self.clock()) - age, find_user(db, username).id, "Chrome on Linux"))
 
     def credentials(self, who):
         """The headers by which somebody is known."""
         if who in self.tokens:
             return {"Authorization": f"Bearer {self.tokens[who]}"}
-        cookies = {"session": self.session, "expired session": lambda: self.session(366 * 86_400), "truncated session": lambda: self.session()[:-1],
+        cookies = {"session": self.session, **{role: functools.partial(self.session, 0, role) for role in ("viewer", "editor", "admin")}, "expired session": lambda: self.session(366 * 86_400), "truncated session": lambda: self.session()[:-1],
                    "forged session": lambda: "A" * 43, "token as cookie": lambda: self.token}
         if who in cookies:
             return {"Cookie": f"mininumbers={cookies[who]()}"}
@@ -96,7 +101,7 @@ def fresh(tmp_path, clock):
 
 
 def bare(app, **environ):
-    return webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_USER_AGENT": CHROME, **environ})
+    return webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_USER_AGENT": CHROME, "HTTP_SEC_FETCH_SITE": "same-origin", **environ})
 
 
 def raw_get(app, **environ):
@@ -129,28 +134,71 @@ RIGHT = {
     ("GET", "/pixel.gif"): ("?d=example.com&u=https://example.com/", None, 200),
     ("GET", "/api/session"): ("", None, 200),
     ("POST", "/api/setup"): ("", {"code": "x", "username": "thief", "password": PASSWORD, "domain": "evil.test"}, 403),
+    ("POST", "/api/setup/check"): ("", {"code": "x"}, 403),
     ("POST", "/api/login"): ("", {"username": "owner", "password": PASSWORD}, 200),
     ("POST", "/api/logout"): ("", {}, 200),
+    ("GET", "/api/account"): ("", None, 200),
+    ("POST", "/api/account/password"): ("", {"password": PASSWORD, "new_password": "short"}, 400),
+    ("DELETE", "/api/account/sessions/<id:int>"): ("", {}, 404),
+    ("POST", "/api/account/two-factor"): ("", {"password": ""}, 400),
+    ("POST", "/api/account/two-factor/confirm"): ("", {"password": PASSWORD}, 400),
+    ("POST", "/api/account/two-factor/off"): ("", {"password": PASSWORD}, 400),
+    ("POST", "/api/account/recovery-codes"): ("", {"password": PASSWORD}, 400),
+    ("GET", "/api/users"): ("", None, 200),
+    ("PATCH", "/api/users/<id:int>"): ("", {"role": "viewer"}, 404),
+    ("DELETE", "/api/users/<id:int>"): ("", {}, 404),
+    ("POST", "/api/invites"): ("", {"role": "viewer", "sites": ["example.com"]}, 200),
+    ("DELETE", "/api/invites/<id:int>"): ("", {}, 404),
+    ("POST", "/api/invites/check"): ("", {"code": "x"}, 403),
+    ("POST", "/api/invites/accept"): ("", {"code": "x", "username": "thief", "password": PASSWORD}, 403),
+    ("GET", "/api/tokens"): ("", None, 200),
+    ("POST", "/api/tokens"): ("", {"name": "new", "sites": ["example.com"], "read_only": True}, 200),
+    ("DELETE", "/api/tokens/<id:int>"): ("", {}, 404),
+    ("GET", "/api/settings"): ("", None, 200),
+    ("PATCH", "/api/settings"): ("", {"retention_days": 0}, 200),
+    ("GET", "/api/audit"): ("", None, 200),
     ("GET", "/api/sites"): ("", None, 200),
+    ("POST", "/api/sites"): ("", {"domain": "example.com"}, 400),
+    ("PATCH", "/api/sites/<domain>"): ("", {"retention_days": None}, 200),
+    ("DELETE", "/api/sites/<domain>"): ("?", {}, 404),
     ("GET", "/api/dropped"): ("?site_id=example.com", None, 200),
     ("GET", "/api/v1/stats/realtime/visitors"): ("?site_id=example.com", None, 200),
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
     ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
     ("POST", "/api/demo"): ("", {}, 503),
 }
+# Whose site it is decides: what names example.com is not there for who may see another only.
+OF_A_SITE = {("GET", "/api/dropped"), ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"), ("POST", "/api/v2/queries"),
+             ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
 STRANGERS = ["nobody", "forged token", "truncated token", "lengthened token", "empty token", "expired session", "truncated session", "forged session",
              "token as cookie",
              "session as token", "basic"]
-READERS = ["session", "token", "read-only token", "token of the site"]
-WRITERS = ["session", "token"]
+# What each may, as its guard says: everybody below is let in by the guards named, and by no other.
+LET_IN = {
+    "session": {"viewer", "editor", "site_admin", "signed_in", "admin", "owner"},
+    "admin": {"viewer", "editor", "site_admin", "signed_in", "admin"},
+    "editor": {"viewer", "editor", "signed_in"},
+    "viewer": {"viewer", "signed_in"},
+    "token": {"viewer", "editor", "site_admin"},
+    "write token of the site": {"viewer", "editor"},
+    "read-only token": {"viewer"},
+    "token of the site": {"viewer"},
+    "token of another site": {"viewer"},
+}
 ROUTE = pytest.mark.parametrize("route", ROUTES, ids=[f"{route.method} {route.path}" for route in ROUTES])
 
 
 def request(edge, route, headers=()):
     query, body, _ = RIGHT[route.method, route.path]
-    return edge.ask(route.method, route.path + query, body, headers)
+    path = route.path.replace("<id:int>", "987654321").replace("<domain>", "not-there.test" if query == "?" else "example.com")
+    return edge.ask(route.method, path + query, body, {"X-Forwarded-For": an_address(), **dict(headers)})
+
+
+def an_address():
+    """An address nobody came from before, so that no limit is reached."""
+    return f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
 
 
 def test_every_route_is_in_this_files_table():
@@ -158,12 +206,17 @@ def test_every_route_is_in_this_files_table():
 
 
 @ROUTE
-@pytest.mark.parametrize("who", [*STRANGERS, *READERS, "token of another site"])
+@pytest.mark.parametrize("who", [*STRANGERS, *LET_IN])
 def test_a_route_answers_those_whom_its_guard_lets_in(edge, route, who):
-    right = RIGHT[route.method, route.path][2]
-    names_a_site = route.path in ("/api/dropped", "/api/v1/stats/realtime/visitors", "/api/v2/query", "/api/v2/queries")
-    expected = {"anyone": right, "same_origin": right, "writer": 401 if who in STRANGERS else right if who in WRITERS else 403,
-                "reader": 401 if who in STRANGERS else 404 if who == "token of another site" and names_a_site else right}[route.guard.__name__]
+    right, guard = RIGHT[route.method, route.path][2], route.guard.__name__
+    if guard in ("anyone", "same_origin"):
+        expected = right
+    elif who in STRANGERS:
+        expected = 401
+    elif guard not in LET_IN[who]:
+        expected = 403
+    else:
+        expected = 404 if who == "token of another site" and (route.method, route.path) in OF_A_SITE else right
     answer = request(edge, route, edge.credentials(who))
     assert answer.status_int == expected
     assert expected < 400 or is_error(answer)
@@ -214,8 +267,9 @@ def test_a_preflight_lets_pages_of_every_site_send_json(edge):
     assert "POST" in answer.headers["Access-Control-Allow-Methods"] and "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
 
 
-@pytest.mark.parametrize("path", [path for method, path in RIGHT if path not in ("/api/event",)])
+@pytest.mark.parametrize("path", sorted({path for method, path in RIGHT if path not in ("/api/event",)}))
 def test_no_other_route_answers_a_preflight(edge, path):
+    path = path.replace("<id:int>", "1").replace("<domain>", "example.com")
     answer = edge.ask("OPTIONS", path, headers={"Origin": "https://evil.test", "Access-Control-Request-Method": "POST"})
     assert answer.status_int == 405
     assert not [name for name in answer.headers if name.startswith("Access-Control")]
@@ -228,10 +282,10 @@ def test_a_page_may_read_why_its_hit_was_refused_or_dropped(edge):
 
 
 CROSS_SITE = [
-    ({}, "application/json", 200), ({"Origin": "http://localhost:80"}, "application/json", 200),
+    ({}, "application/json", 403), ({"Origin": "http://localhost:80"}, "application/json", 200),
     ({"Origin": "http://localhost:80", "Sec-Fetch-Site": "same-origin"}, "application/json", 200),
     ({"Origin": "https://stats.test", "Sec-Fetch-Site": "same-origin"}, "application/json", 200),
-    ({"Sec-Fetch-Site": "none"}, "application/json", 200), ({}, "application/json; charset=utf-8", 200),
+    ({"Sec-Fetch-Site": "none"}, "application/json", 403), ({"Origin": "http://localhost:80"}, "application/json; charset=utf-8", 200),
     ({"Origin": "https://evil.test"}, "application/json", 403), ({"Origin": "null"}, "application/json", 403),
     ({"Origin": "http://localhost:81"}, "application/json", 403),
     ({"Origin": "http://localhost:80.evil.test"}, "application/json", 403), ({"Origin": "http://evil.test/localhost:80"}, "application/json", 403),
@@ -240,24 +294,26 @@ CROSS_SITE = [
     ({"Sec-Fetch-Site": "cross-site"}, "application/json", 403), ({"Sec-Fetch-Site": "same-site"}, "application/json", 403),
     ({"Sec-Fetch-Site": "x"}, "application/json", 403),
     ({"Origin": "http://localhost:80", "Sec-Fetch-Site": "cross-site"}, "application/json", 403),
-    ({}, "text/plain", 400), ({}, "application/x-www-form-urlencoded", 400), ({}, "multipart/form-data; boundary=x", 400), ({}, "", 400),
-    ({}, "text/plain; application/json", 400),
+    *(({"Origin": "http://localhost:80"}, content_type, 400) for content_type in (
+        "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "text/plain; application/json")),
 ]
 
 
 @pytest.mark.parametrize("headers, content_type, status", CROSS_SITE)
 @pytest.mark.parametrize("path", ["/api/logout", "/api/v2/query"])
 def test_a_page_of_another_site_cannot_act_in_somebodys_name(edge, path, headers, content_type, status):
-    cookie = edge.credentials("session")
-    answer = edge.ask("POST", path, {"/api/logout": {}, "/api/v2/query": QUESTION}[path], {**cookie, **headers, "Content-Type": content_type})
+    cookie, web = edge.credentials("session"), webtest.TestApp(edge.app, extra_environ={"REMOTE_ADDR": "127.0.0.1"})
+    body = {"/api/logout": {}, "/api/v2/query": QUESTION}[path]
+    answer = web.request(path, method="POST", body=json.dumps(body).encode(), headers={**cookie, **headers, "Content-Type": content_type}, expect_errors=True)
     assert answer.status_int == status
     signed_in = edge.ask("GET", "/api/session", headers=cookie).json["user"]
     assert (signed_in is None) == (path == "/api/logout" and status == 200)
 
 
-@pytest.mark.parametrize("path", [path for (method, path) in RIGHT if method == "POST" and path.startswith("/api/") and path != "/api/event"])
-def test_no_route_that_acts_takes_a_form_of_another_site(edge, path):
-    assert edge.ask("POST", path, RIGHT["POST", path][1], {**FOREIGN, **edge.credentials("session"), "Content-Type": "text/plain"}).status_int == 403
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.method not in ("GET", "OPTIONS") and route.path != "/api/event"],
+                         ids=lambda route: f"{route.method} {route.path}")
+def test_no_route_that_acts_takes_a_form_of_another_site(edge, route):
+    assert request(edge, route, {**FOREIGN, **edge.credentials("session"), "Content-Type": "text/plain"}).status_int == 403
 
 
 def test_a_program_with_a_token_needs_no_origin(edge):
@@ -267,26 +323,30 @@ def test_a_program_with_a_token_needs_no_origin(edge):
 # ---- cookies ---------------------------------------------------------------------------------------------------------
 
 def login(web, headers=(), password=PASSWORD, username="owner"):
-    return web.post_json("/api/login", {"username": username, "password": password}, headers=dict(headers), expect_errors=True)
+    return web.post_json("/api/login", {"username": username, "password": password}, headers={"X-Forwarded-For": an_address(), **dict(headers)},
+                         expect_errors=True)
 
 
-def morsel(answer):
-    """The one cookie of an answer."""
-    lines = answer.headers.getall("Set-Cookie")
-    assert len(lines) == 1
-    return http.cookies.SimpleCookie(lines[0])["mininumbers"]
+def morsel(answer, name="mininumbers"):
+    """A cookie of an answer."""
+    cookies = http.cookies.SimpleCookie()
+    for line in answer.headers.getall("Set-Cookie"):
+        cookies.load(line)
+    return cookies[name]
 
 
-@pytest.mark.parametrize("environ, headers, secure, path", [
-    ({}, {}, False, "/"), ({"wsgi.url_scheme": "https"}, {}, True, "/"), ({}, {"X-Forwarded-Proto": "https"}, True, "/"),
-    ({"SCRIPT_NAME": "/stats"}, {}, False, "/stats/"),
-    ({"REMOTE_ADDR": "192.0.2.1"}, {"X-Forwarded-Proto": "https"}, False, "/"),
+@pytest.mark.parametrize("environ, headers, prefix, path", [
+    ({}, {}, "", "/"), ({"wsgi.url_scheme": "https"}, {}, "__Host-", "/"), ({}, {"X-Forwarded-Proto": "https"}, "__Host-", "/"),
+    ({"SCRIPT_NAME": "/stats"}, {}, "", "/stats/"), ({"SCRIPT_NAME": "/stats", "wsgi.url_scheme": "https"}, {}, "__Secure-", "/stats/"),
+    ({"REMOTE_ADDR": "192.0.2.1"}, {"X-Forwarded-Proto": "https"}, "", "/"),
 ])
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(edge, environ, headers, secure, path):
-    cookie = morsel(login(bare(edge.app, **environ), headers))
-    assert (bool(cookie["httponly"]), cookie["samesite"].lower(), bool(cookie["secure"]), cookie["path"], cookie["domain"]) == (True, "strict",
-                                                                                                                                secure, path, "")
-    assert len(base64.urlsafe_b64decode(cookie.value + "=")) == 32
+def test_cookies_are_out_of_reach_of_scripts_other_sites_and_neighbouring_hosts(edge, environ, headers, prefix, path):
+    answer = login(bare(edge.app, **environ), headers)
+    for name in ("mininumbers", "mininumbers-device"):
+        cookie = morsel(answer, prefix + name)
+        assert (bool(cookie["httponly"]), cookie["samesite"].lower(), bool(cookie["secure"]), cookie["path"], cookie["domain"]) == (
+            True, "strict", prefix != "", path, "")
+    assert len(base64.urlsafe_b64decode(morsel(answer, prefix + "mininumbers").value + "=")) == 32
 
 
 def test_signing_out_ends_the_session_and_takes_the_cookie_back(edge):
@@ -298,14 +358,18 @@ def test_signing_out_ends_the_session_and_takes_the_cookie_back(edge):
     assert web.get("/api/session", headers=known).json["user"] is None
 
 
-def test_a_session_ends_when_its_cookie_does(app, clock):
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_session_ends_when_its_cookie_does_or_when_nobody_was_there_for_a_week(app, clock, idle):
     web = bare(app)
     cookie = morsel(login(web))
     web.reset()
-    known = {"Cookie": f"mininumbers={cookie.value}"}
-    clock.advance(int(cookie["max-age"]) - 1)
-    assert web.get("/api/session", headers=known).json["user"] == {"username": "owner"}
-    clock.advance(1)
+    known, day = {"Cookie": f"mininumbers={cookie.value}"}, 86_400
+    assert int(cookie["max-age"]) == 30 * day
+    for _ in range(0 if idle else 5):
+        clock.advance(6 * day - 1)
+        assert web.get("/api/session", headers=known).json["user"]["username"] == "owner"
+        app.store.probe()  # behind what is noted of the session, for which nobody waits
+    clock.advance(7 * day if idle else 5)
     assert web.get("/api/session", headers=known).json["user"] is None
     assert web.get("/api/sites", headers=known, expect_errors=True).status_int == 401
 
@@ -322,7 +386,7 @@ def test_cookies_of_other_programs_never_break_the_answer(edge, cookie):
 
 @pytest.mark.parametrize("other", ["a/b=1", "@=1", "theme=dark", "x=\xfc", 'x={"a":1}', 'x="open', "x", "x={y; z}"])
 def test_cookies_of_other_programs_sign_nobody_out(edge, other):
-    assert edge.ask("GET", "/api/session", headers={"Cookie": f"{other}; mininumbers={edge.session()}"}).json["user"] == {"username": "owner"}
+    assert edge.ask("GET", "/api/session", headers={"Cookie": f"{other}; mininumbers={edge.session()}"}).json["user"]["username"] == "owner"
 
 
 # ---- signing in ------------------------------------------------------------------------------------------------------
@@ -342,7 +406,7 @@ def test_only_the_password_itself_opens(edge, password):
 def test_a_crowd_at_the_door_is_turned_away_and_leaves_room_for_hits(app, monkeypatch):
     """A password check is slow by design; were every thread to wait for its turn at one, nobody could be counted meanwhile."""
     door, answers = threading.Event(), queue.Queue()
-    monkeypatch.setattr(mininumbers, "password_matches", lambda *_: door.wait(20) and False)
+    monkeypatch.setattr(mininumbers, "open_password", lambda *_: door.wait(20) and None)
     crowd = [threading.Thread(target=lambda: answers.put(login(bare(app)))) for _ in range(8)]
     try:
         for thread in crowd:
@@ -383,7 +447,7 @@ def test_a_body_that_is_too_large_is_refused(edge, path):
 # ---- setting up ------------------------------------------------------------------------------------------------------
 
 def set_up(app, **more):
-    body = {"code": app.setup_code, "username": "owner", "password": PASSWORD, "domain": "example.com", "timezone": "Europe/Berlin", **more}
+    body = {"code": app.accounts.setup_code, "username": "owner", "password": PASSWORD, "domain": "example.com", "timezone": "Europe/Berlin", **more}
     return bare(app).post_json("/api/setup", {name: value for name, value in body.items() if value is not None}, expect_errors=True)
 
 
@@ -395,9 +459,9 @@ def accounts(app):
 def test_the_link_from_the_terminal_creates_an_account_a_site_and_a_session(fresh):
     assert bare(fresh).get("/api/session").json["setup"] is True
     answer = set_up(fresh)
-    assert (answer.status_int, answer.json) == (200, {"user": {"username": "owner"}})
+    assert (answer.status_int, answer.json) == (200, {"user": {"username": "owner", "role": "owner", "two_factor": False}})
     session = {"Cookie": f"mininumbers={morsel(answer).value}"}
-    assert bare(fresh).get("/api/session", headers=session).json["user"] == {"username": "owner"}
+    assert bare(fresh).get("/api/session", headers=session).json["user"]["username"] == "owner"
     sites = bare(fresh).get("/api/sites", headers=session).json["sites"]
     assert [(site["domain"], site["timezone"]) for site in sites] == [("example.com", "Europe/Berlin")]
     assert bare(fresh).get("/api/session").json["setup"] is False
@@ -416,7 +480,7 @@ def test_a_setup_that_is_not_right_creates_nothing_and_the_link_stays_good(fresh
 
 
 def test_the_link_is_good_once(fresh):
-    code = fresh.setup_code
+    code = fresh.accounts.setup_code
     assert set_up(fresh).status_int == 200
     for replay in (code, "", "None"):
         assert set_up(fresh, code=replay or None, username="thief", domain="evil.test").status_int in (400, 403)
@@ -424,7 +488,7 @@ def test_the_link_is_good_once(fresh):
 
 
 def test_two_who_open_the_link_at_once_make_one_account(fresh):
-    code, statuses = fresh.setup_code, []
+    code, statuses = fresh.accounts.setup_code, []
     barrier = threading.Barrier(4)
 
     def race(number):
@@ -792,6 +856,7 @@ def test_the_pages_own_addresses_are_relative(edge):
 
 def test_two_apps_in_one_process_know_nothing_of_each_other(edge, fresh):
     known = edge.credentials("session")
-    assert bare(edge.app).get("/api/session", headers=known).json["user"] == {"username": "owner"}
-    assert bare(fresh).get("/api/session", headers=known).json == {"user": None, "setup": True, "version": mininumbers.__version__}
+    assert bare(edge.app).get("/api/session", headers=known).json["user"]["username"] == "owner"
+    assert bare(fresh).get("/api/session", headers=known).json == {"user": None, "setup": True, "version": mininumbers.__version__, "defaults": {
+        "mode": "standard", "rotation_hours": 24, "retention_days": 0, "gpc": "paranoid"}}
     assert Site(edge.app).send().status_int == 202 and bare(fresh).post_json("/api/event", HIT).headers["X-MiniNumbers-Dropped"] == "unknown-site"
