@@ -4947,6 +4947,18 @@ def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) ->
     return [dict(zip(("date", "reason", "count"), row)) for row in rows]
 
 
+MAX_PROPERTIES = 100  # names are what senders make of them
+
+
+def property_names(db: sqlite3.Connection, site: Site, first: date, last: date) -> list[str]:
+    """Return the custom properties that hits of these local days have, the most used first."""
+    period = Period.of_days(first, last, site.zone)
+    rows = db.execute("""
+        select text from (select key, count(*) as uses from props where site_id = ? and hit_id >= ? and hit_id < ? group by key)
+        join texts on id = key order by uses desc, text limit ?""", (site.id, period.start << 16, period.end << 16, MAX_PROPERTIES))
+    return [text for text, in rows]
+
+
 # ---- demo ------------------------------------------------------------------------------------------------------------
 # Made-up visits, to try the dashboard with and to measure by. They are drawn from the tables below, one chunk of time after the
 # other, and become the rows that the collector would have written: origins, screen classes, epochs, ids of texts and the sums of a
@@ -6349,12 +6361,25 @@ def get_realtime(app: App, principal: Principal) -> bottle.HTTPResponse:
 def get_dropped(app: App, principal: Principal) -> dict:
     """What was not counted, by day and reason."""
     site = _site_to_read(app, principal, read_arguments().get("site_id"))
+    return {"results": dropped_hits(app.store.reader(), site, *_read_days(app, site)), "reasons": DROP_REASONS}
+
+
+def _read_days(app: App, site: Site) -> tuple[date, date]:
+    """Return the first and the last day that the arguments `from` and `to` name, today where they are missing."""
     today = local_date(app.clock(), site.zone)
     try:
         first, last = (date.fromisoformat(read_arguments().get(name) or today.isoformat()) for name in ("from", "to"))
+        if not 1970 <= first.year <= last.year <= 2100:
+            raise ValueError
     except ValueError:
-        raise InvalidInput.of("from", "and to must be dates such as 2026-01-31") from None
-    return {"results": dropped_hits(app.store.reader(), site, first, last), "reasons": DROP_REASONS}
+        raise InvalidInput.of("from", "and to must be dates such as 2026-01-31, between 1970 and 2100") from None
+    return first, last
+
+
+def get_properties(app: App, principal: Principal) -> dict:
+    """The names of the custom properties of some days, which are dimensions of queries."""
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
+    return {"properties": property_names(app.store.reader(), site, *_read_days(app, site))}
 
 
 class Route(NamedTuple):
@@ -6406,6 +6431,7 @@ ROUTES = (
     Route("DELETE", "/api/sites/<domain>", site_admin, delete_site),
     Route("POST", "/api/demo", site_admin, post_demo),
     Route("GET", "/api/dropped", viewer, get_dropped),
+    Route("GET", "/api/properties", viewer, get_properties),
     Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),

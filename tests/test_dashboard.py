@@ -105,17 +105,22 @@ def rows(page, panel):
 def settle(page):
     """Wait until the report stands and nothing on it is loading or left over."""
     page.wait_for_function("""() => document.querySelector("[data-view=report]:not([hidden])")
-        && document.querySelectorAll(".fades").length === 6 && !document.querySelector(".fades[aria-busy=true], .bare-bones, .fades.old")""")
+        && document.querySelectorAll(".fades").length >= 6 && !document.querySelector(".fades[aria-busy=true], .bare-bones, .fades.old")""")
 
 
 def hear_reports(page):
-    """A list that grows with each request for reports: of each the dimensions of its questions, without the intervals of time."""
+    """A list that grows with each request for reports: of each the dimensions of its questions, without the intervals of time.
+
+    What stands below the fold is asked for afterwards, and left out here: that request has the custom events in it.
+    """
     heard = []
 
     def hear(request):
         if "/api/v2/quer" in request.url:
             assert request.url.endswith("/api/v2/queries")
-            heard.append([(body.get("dimensions") or ["none"])[0].split(":", 1)[-1] for body in request.post_data_json["queries"]])
+            asked = [(body.get("dimensions") or ["none"])[0].split(":", 1)[-1] for body in request.post_data_json["queries"]]
+            if "name" not in asked:
+                heard.append(asked)
     page.on("request", hear)
     return heard
 
@@ -506,17 +511,6 @@ def test_a_tab_shows_its_dimension_and_the_address_keeps_it(demo, dashboard, tab
     page.reload()
     settle(page)
     expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
-
-
-def test_a_panel_shows_nine_rows_and_more_when_asked(demo, dashboard):
-    page = dashboard("?period=12mo")
-    countries = demo.api.query("visitors", date_range="12mo", dimensions=["visit:country"])["results"]
-    page.get_by_role("button", name=f"Show all {len(countries)}").click()
-    settle(page)
-    assert [key for key, *_ in rows(page, "places")] == [each["dimensions"][0] for each in countries]
-    page.locator("#places").get_by_role("button", name="Show the first 9").click()
-    settle(page)
-    assert len(rows(page, "places")) == 9
 
 
 # ---- all sites, and the keys ------------------------------------------------------------------------------------------
@@ -948,10 +942,12 @@ def test_hostile_text_is_shown_as_text(attacked, new_page):
     page = new_page(attacked.url)
     enter(page, attacked, "?period=day&tab=referrer")
     settle(page)
-    page.locator("#pages").get_by_role("button", name=f"Show all {len(HOSTILE)}").click()
+    page.locator("#pages").get_by_role("button", name=f"All {len(HOSTILE)}").click()
     settle(page)
     stored = {each["dimensions"][0] for each in attacked.api.query("visitors", date_range="day", dimensions=["event:page"])["results"]}
-    assert stored == {label for _, label, *_ in rows(page, "pages")} == set(HOSTILE.values())
+    assert stored == set(page.locator("#sheet tbody bdi").all_text_contents()) == set(HOSTILE.values())
+    page.keyboard.press("Escape")
+    expect(page.locator("#sheet")).to_be_hidden()
     for tab in ("Entry pages", "Exit pages", "Sources", "Referrers", "Campaigns"):
         page.get_by_role("tab", name=tab).click()
         settle(page)
@@ -969,8 +965,7 @@ def test_hostile_text_can_be_filtered_by_and_survives_the_address(attacked, new_
     for key in map(HOSTILE.get, ["markup", "an end of a tag", "an override", "2,000 characters", "a comma and a percent sign"]):
         page.locator("#pages .more button").click()
         settle(page)
-        keys = [key for key, *_ in rows(page, "pages")]
-        page.locator("#pages .rows li").nth(keys.index(key)).get_by_role("button").click()
+        page.locator("#sheet tbody bdi").nth(page.locator("#sheet tbody bdi").all_text_contents().index(key)).click()
         page.reload()
         assert headlines(page)["visitors"] == "1"
         assert rows(page, "pages") == [[key, key, "1", "100%"]]
