@@ -5483,7 +5483,7 @@ def _demo_actions(site: Site) -> tuple[list[DemoAction | None], list[float]]:
     return [None, *actions], [100 - sum(shares), *shares]
 
 
-def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths: int = 300) -> int:
+def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths: int = 300, by: Principal = OPERATOR) -> int:
     """Fill a site with made-up visits over the `days` days before today and today until now; return how many pageviews it wrote.
 
     The site is added where there is none. The same arguments at the same time give the same rows. Writes in short transactions.
@@ -5495,7 +5495,7 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
             raise InvalidInput.of(name, f"must be from {least} to {most}, not {value}")
     now, random = int(app.clock()), Random(seed)
     settings = app.settings
-    site = app.store.transact(lambda db: _demo_site(db, settings, now, domain))
+    site = app.store.transact(lambda db: _demo_site(db, settings, now, by, domain))
     if site.rotation_hours > 24:
         app.store.transact(lambda db: note_long_epoch(db, site.id, now - (days + 1) * 86_400, now))
     steps = demo_steps(random, site, now, days, pageviews)
@@ -5503,12 +5503,13 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
     return Demo(app.store, site, now, random, paths).fill(steps)
 
 
-def _demo_site(db: sqlite3.Connection, settings: Settings, now: int, domain: str) -> Site:
+def _demo_site(db: sqlite3.Connection, settings: Settings, now: int, by: Principal, domain: str) -> Site:
     site = find_site(db, settings, domain)
     if site and db.execute("select 1 from hits where site_id = ?", (site.id,)).fetchone():
         raise InvalidInput.of("site", f"{site.domain} has data, which made-up visits must not be mixed with: remove that site first, or let the command fill another")
     if not site:
         add_site(db, now, domain=domain)
+        note(db, now, by, "site added", host_of(domain), "with made-up visits")
     return get_site(db, settings, domain)
 
 
@@ -6304,12 +6305,12 @@ def delete_site(app: App, principal: Principal, domain: str) -> dict:
     return {}
 
 
-def post_demo(app: App, _: Principal) -> dict:
+def post_demo(app: App, principal: Principal) -> dict:
     """Fill a site with made-up visits, so that there is something to look at."""
     if not app.making_demo.acquire(blocking=False):
         raise Busy("The made-up visits are being written just now.")
     try:
-        return {"site": DEMO_SITE, "pageviews": fill_demo(app, DEMO_SITE, DEMO_PAGEVIEWS, 365, 1)}
+        return {"site": DEMO_SITE, "pageviews": fill_demo(app, DEMO_SITE, DEMO_PAGEVIEWS, 365, 1, by=principal)}
     finally:
         app.making_demo.release()
 
@@ -6781,6 +6782,8 @@ def command_serve(given: argparse.Namespace) -> None:
         print(f"Mini Numbers {__version__}, database {os.path.abspath(settings.db)}\nOpen {where}", flush=True)
         if app.accounts.setup_code:
             print(f"Nobody has an account yet. Create yours, this link is for you alone:\n  {where}#setup={app.accounts.setup_code}", flush=True)
+            if host == "localhost":
+                print("From another computer, put this server's name or address in the place of localhost.", flush=True)
         app.scheduler.start()  # salts end by the clock, not by the next visit
         server.run()  # returns at Ctrl-C and SIGTERM, when the requests under way are answered
 
