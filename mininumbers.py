@@ -1727,6 +1727,46 @@ def remove_site(db: sqlite3.Connection, settings: Settings, domain: str) -> None
     db.execute("delete from tokens where not every_site and id not in (select token_id from token_sites)")  # there is nothing left for them
 
 
+ANNOTATION_LENGTH = 500  # characters
+
+
+def list_annotations(db: sqlite3.Connection, site: Site, first: date, last: date) -> list[dict]:
+    """Return [{"id", "at", "text", "author"}] of the notes on the local days from `first` to `last`, the oldest first."""
+    rows = db.execute("select id, at, text, author from annotations where site_id = ? and at between ? and ? || '~' order by at, id limit 1000",
+                      (site.id, first.isoformat(), last.isoformat()))
+    return [dict(zip(("id", "at", "text", "author"), row)) for row in rows]
+
+
+def check_annotation(values: Mapping[str, str]) -> dict[str, str]:
+    """Return a note's day or hour and its text as its row wants them. Raises InvalidInput."""
+    row = {name: value.strip() for name, value in values.items()}
+    if "at" in row:
+        try:
+            datetime.fromisoformat(row["at"] if re.fullmatch(r"(19|20)\d\d-\d\d-\d\d( \d\d:00:00)?", row["at"], re.ASCII) else "")
+        except ValueError:
+            raise InvalidInput.of("at", "must be a day such as 2026-03-02, or an hour such as 2026-03-02 14:00:00") from None
+    if not 0 < len(row.get("text", "-")) <= ANNOTATION_LENGTH:
+        raise InvalidInput.of("text", f"must have 1 to {ANNOTATION_LENGTH} characters")
+    return row
+
+
+def add_annotation(db: sqlite3.Connection, site: Site, author: str, at: str, text: str) -> int:
+    """Add a note to a site and return its id. Raises InvalidInput."""
+    row = check_annotation({"at": at, "text": text})
+    return db.execute("insert into annotations (site_id, at, text, author) values (?, ?, ?, ?)", (site.id, row["at"], row["text"], author)).lastrowid
+
+
+def change_annotation(db: sqlite3.Connection, annotation_id: int, **values: str) -> None:
+    """Change a note's day or hour, its text, or both. Raises InvalidInput."""
+    row = {"at": None, "text": None, **check_annotation(values), "id": annotation_id}
+    db.execute("update annotations set at = coalesce(:at, at), text = coalesce(:text, text) where id = :id", row)
+
+
+def remove_annotation(db: sqlite3.Connection, annotation_id: int) -> None:
+    """Remove a note."""
+    db.execute("delete from annotations where id = ?", (annotation_id,))
+
+
 class CurrentSettings:
     """The settings in effect: those that were given, below them those stored in the database, then the defaults.
 
@@ -6383,6 +6423,50 @@ def get_properties(app: App, principal: Principal) -> dict:
     return {"properties": property_names(app.store.reader(), site, *_read_days(app, site))}
 
 
+def get_annotations(app: App, principal: Principal) -> dict:
+    """The notes on some days of a site, and whether more can be written."""
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
+    return {"annotations": list_annotations(app.store.reader(), site, *_read_days(app, site)), "may_edit": principal.may("editor")}
+
+
+def _read_annotation(*required: str) -> dict[str, str]:
+    body, form = read_form()
+    names = {*required, *({"at", "text"} & set(body))}
+    values = {name: form.text(name, most=2 * ANNOTATION_LENGTH, required=True) for name in sorted(names)}
+    form.check()
+    return values
+
+
+def post_annotation(app: App, principal: Principal) -> dict:
+    """Write a note on a day or an hour of a site."""
+    values = _read_annotation("site_id", "at", "text")
+    site = _site_to_read(app, principal, values.pop("site_id"))
+    return {"id": app.store.transact(lambda db: add_annotation(db, site, principal.name, **values))}
+
+
+def _annotation_to_change(app: App, principal: Principal, id: int) -> int:
+    domain = app.store.reader().execute("select s.domain from annotations a join sites s on s.id = a.site_id where a.id = ?", (id,)).fetchone()
+    if domain is None:
+        raise NotFound("There is no such note.")
+    _site_to_read(app, principal, domain[0])
+    return id
+
+
+def patch_annotation(app: App, principal: Principal, id: int) -> dict:
+    """Change a note."""
+    values = _read_annotation()
+    annotation_id = _annotation_to_change(app, principal, id)
+    app.store.transact(lambda db: change_annotation(db, annotation_id, **values))
+    return {}
+
+
+def delete_annotation(app: App, principal: Principal, id: int) -> dict:
+    """Remove a note."""
+    annotation_id = _annotation_to_change(app, principal, id)
+    app.store.transact(lambda db: remove_annotation(db, annotation_id))
+    return {}
+
+
 class Route(NamedTuple):
     """A row of the table: what is asked, who may ask, who answers, and whether pages of other sites may."""
 
@@ -6433,6 +6517,10 @@ ROUTES = (
     Route("POST", "/api/demo", site_admin, post_demo),
     Route("GET", "/api/dropped", viewer, get_dropped),
     Route("GET", "/api/properties", viewer, get_properties),
+    Route("GET", "/api/annotations", viewer, get_annotations),
+    Route("POST", "/api/annotations", editor, post_annotation),
+    Route("PATCH", "/api/annotations/<id:int>", editor, patch_annotation),
+    Route("DELETE", "/api/annotations/<id:int>", editor, delete_annotation),
     Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),

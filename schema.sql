@@ -301,3 +301,13 @@ create table audit (
   object   text not null,                             -- the site, person, token or setting
   details  text not null                              -- what it was and is; never a secret
 );
+
+-- Notes on the main chart: what happened on a day, or in an hour of it.
+create table annotations (
+  id       integer primary key autoincrement,
+  site_id  integer not null references sites on delete cascade,
+  at       text not null,                             -- local to the site: 2026-03-02, or 2026-03-02 14:00:00
+  text     text not null,
+  author   text not null                              -- a name, which outlives the person
+);
+create index annotations_of_site on annotations (site_id, at);

@@ -165,10 +165,14 @@ RIGHT = {
     ("GET", "/api/v1/stats/realtime/visitors"): ("?site_id=example.com", None, 200),
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
     ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
+    ("GET", "/api/annotations"): ("?site_id=example.com", None, 200),
+    ("POST", "/api/annotations"): ("", {"site_id": "example.com", "at": "2026-03-02", "text": "Launch"}, 200),
+    ("PATCH", "/api/annotations/<id:int>"): ("", {"text": "Launch"}, 404),
+    ("DELETE", "/api/annotations/<id:int>"): ("", {}, 404),
     ("POST", "/api/demo"): ("", {}, 503),
 }
 # Whose site it is decides: what names example.com is not there for who may see another only.
-OF_A_SITE = {("GET", "/api/dropped"), ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"), ("POST", "/api/v2/queries"),
+OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"), ("POST", "/api/v2/queries"),
              ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
