@@ -1003,13 +1003,26 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
         raise DatabaseError(f"{path} was written by a newer Mini Numbers (schema {version}, this one knows {newest}): install that version")
     if not tables:
         connection.execute("pragma auto_vacuum = incremental")  # purged space can go back to the file system bit by bit
-    connection.execute("pragma journal_mode = wal")
+    _use_log(connection)
     connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
     connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
     connection.execute("pragma temp_store = memory")  # what a statement may have to undo is kept, salts too: not in a file
     if version < newest:
         _migrate(connection, versions)
     _write_nothing(connection)  # says now, and not at the first hit, that the file cannot be written
+
+
+def _use_log(connection: sqlite3.Connection, patience: float = 10) -> None:
+    """Switch to a write-ahead log. Of processes that do so at once SQLite lets none wait for the others, so each tries again."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _write_nothing(connection: sqlite3.Connection) -> None:
