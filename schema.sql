@@ -311,3 +311,9 @@ create table annotations (
   author   text not null                              -- a name, which outlives the person
 );
 create index annotations_of_site on annotations (site_id, at);
+
+-- version 3
+-- Sealed days know the hours of what was seen; those that were sealed without are sealed anew.
+delete from rollups;
+delete from columns;
+delete from days;
