@@ -162,6 +162,8 @@ RIGHT = {
     ("PATCH", "/api/sites/<domain>"): ("", {"retention_days": None}, 200),
     ("DELETE", "/api/sites/<domain>"): ("?", {}, 404),
     ("GET", "/api/dropped"): ("?site_id=example.com", None, 200),
+    ("GET", "/api/properties"): ("?site_id=example.com", None, 200),
+    ("GET", "/api/live"): ("?site_id=example.com", None, 200),
     ("GET", "/api/v1/stats/realtime/visitors"): ("?site_id=example.com", None, 200),
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
     ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
@@ -172,7 +174,9 @@ RIGHT = {
     ("POST", "/api/demo"): ("", {}, 503),
 }
 # Whose site it is decides: what names example.com is not there for who may see another only.
-OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"), ("POST", "/api/v2/queries"),
+OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
+             ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"),
+             ("POST", "/api/v2/queries"),
              ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
