@@ -6194,7 +6194,8 @@ def get_session(app: App, _: None) -> dict:
 
 
 def _say_user(db: sqlite3.Connection, principal: Principal) -> dict:
-    return {"username": principal.name, "role": principal.role, "two_factor": get_user(db, principal.id).totp_secret is not None}
+    return {"username": principal.name, "role": principal.role, "every_site": principal.site_ids is None,
+            "two_factor": get_user(db, principal.id).totp_secret is not None}
 
 
 def post_setup_check(app: App, _: None) -> dict:

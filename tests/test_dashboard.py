@@ -237,44 +237,7 @@ def enter(page, server, search=""):
     page.goto(f"{server.url}/{search}")
 
 
-# ---- the first run ---------------------------------------------------------------------------------------------------
-
-def setup_link(server):
-    """The link that the server prints after its address while nobody has an account."""
-    server.process.stdout.readline()
-    link = server.process.stdout.readline().strip()
-    assert re.fullmatch(re.escape(server.url) + r"/#setup=[\w-]{22}", link)
-    return link
-
-
-def test_from_the_printed_link_to_the_first_visit(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.clock.install()
-    link = setup_link(server)
-
-    page.goto(link)
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill(PASSWORD)
-    field(page, "Your site’s domain").fill("https://www.example.com/blog")
-    expect(pick(page, "Time zone")).to_have_value("Europe/Berlin")
-    page.get_by_role("button", name="Create the account").click()
-
-    expect(page.get_by_role("heading", name="No visits yet")).to_be_visible()
-    expect(page.locator("#tag")).to_have_text(f'<script defer src="{server.url}/tracker.js" data-site="example.com"></script>')
-    assert "setup" not in page.url
-
-    hit(server.url, "https://example.com/hello", r="https://news.ycombinator.com/")
-    page.clock.fast_forward(6_000)
-    assert headlines(page) == {"visitors": "1", "visits": "1", "pageviews": "1", "views_per_visit": "1.00", "bounce_rate": "100%", "visit_duration": "0s"}
-    assert rows(page, "pages") == [["/hello", "/hello", "1", "100%"]]
-    assert rows(page, "sources") == [["Hacker News", "Hacker News", "1", "100%"]]
-    expect(page.locator("#now")).to_have_text("1 now")
-
-    other = new_page(server.url)   # the link has done its work: there is an account now
-    other.goto(link)
-    expect(other.get_by_role("heading", name="Sign in to Mini Numbers")).to_be_visible()
-
+# ---- before the first visit -------------------------------------------------------------------------------------------
 
 def test_the_script_tag_can_be_copied(fresh, new_page):
     page = new_page(fresh.url, permissions=["clipboard-read", "clipboard-write"])
@@ -295,42 +258,6 @@ def test_whoever_waits_is_told_what_was_not_counted_and_why(fresh, new_page):
     line.locator("summary").click()
     reasons = json.loads(page.context.request.get(f"{fresh.url}/api/dropped?site_id=example.com").text())["reasons"]
     expect(line.locator("li")).to_have_text([f"2 foreign hosts: {reasons['hostname']}", f"1 bot: {reasons['bot']}"])
-
-
-def test_without_the_code_the_page_says_where_the_link_is(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(f"{server.url}/")
-    expect(page.get_by_text("Open the link that Mini Numbers printed in the terminal")).to_be_visible()
-    page.goto(setup_link(server))
-    expect(page.get_by_role("heading", name="Set up Mini Numbers")).to_be_visible()
-
-
-def test_a_wrong_code_is_explained_and_what_was_typed_stays(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(f"{server.url}/#setup=wrong")
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill(PASSWORD)
-    field(page, "Your site’s domain").fill("example.com")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-form [role=alert]")).to_contain_text("link")
-    expect(field(page, "Username")).to_have_value("owner")
-
-
-def test_a_field_that_will_not_do_is_named_beside_it(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(setup_link(server))
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill("short")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-domain-wrong")).to_have_text("Your site’s domain is needed")
-    field(page, "Your site’s domain").fill("example.com")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-password-wrong")).to_contain_text("Password ")
-    expect(field(page, "Password")).to_be_focused()
-    expect(field(page, "Password")).to_have_attribute("aria-describedby", "setup-password-wrong")
 
 
 # ---- the demo --------------------------------------------------------------------------------------------------------
