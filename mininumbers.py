@@ -17,6 +17,7 @@ The sections, ground floor first; each uses only what stands above it:
     periods and filters  local time, and the one WHERE compiler
     sealed days        totals and columns of days that cannot change any more
     reports            metrics, dimensions, queries
+    conversions        goals, funnels, segments, journeys, retention
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
     HTTP edge          one table of routes, a guard in every row
@@ -1003,26 +1004,13 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
         raise DatabaseError(f"{path} was written by a newer Mini Numbers (schema {version}, this one knows {newest}): install that version")
     if not tables:
         connection.execute("pragma auto_vacuum = incremental")  # purged space can go back to the file system bit by bit
-    _use_log(connection)
+    connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
     connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
     connection.execute("pragma temp_store = memory")  # what a statement may have to undo is kept, salts too: not in a file
     if version < newest:
         _migrate(connection, versions)
     _write_nothing(connection)  # says now, and not at the first hit, that the file cannot be written
-
-
-def _use_log(connection: sqlite3.Connection, patience: float = 10) -> None:
-    """Switch to a write-ahead log. Of processes that do so at once SQLite lets none wait for the others, so each tries again."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            connection.execute("pragma journal_mode = wal")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _write_nothing(connection: sqlite3.Connection) -> None:
@@ -3307,11 +3295,11 @@ class Collector:
 # ---- periods and filters ---------------------------------------------------------------------------------------------
 # Local time becomes ranges of hit ids here, and filters become SQL: nothing else writes a WHERE from what was asked.
 
-INTERVALS = ("minute", "hour", "day", "week", "month", "hour_of_week")
+INTERVALS = ("minute", "hour", "day", "week", "month")
 MAX_BUCKETS = 10_000
-MAX_HOURS = 100_000  # that hours of the week are put together of: some eleven years
 MAX_FILTER_DEPTH = 16
 MAX_VALUES = 1_000  # in one filter
+MAX_FILTERS = 2_000  # in one question, once all that its goals and segments stand for is in their place
 
 
 @dataclass(frozen=True)
@@ -3455,29 +3443,13 @@ def interval_of(dimension: str, period: Period) -> str:
 
 
 def buckets_of(period: Period, interval: str) -> list[Bucket]:
-    """Return the buckets of a period, none left out. Raises InvalidInput where they would be too many.
-
-    Hours of the week come around again, so of them `start` and `end` only say their place: "1 09" is Mondays from nine to ten.
-    """
-    if interval == "hour_of_week":
-        return [Bucket(f"{place // 24 + 1} {place % 24:02}", place, place + 1) for place in range(168)]
+    """Return the buckets of a period, none left out. Raises InvalidInput where they would be too many."""
     seconds = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_419_200}[interval]
     if (period.end - period.start) / seconds > MAX_BUCKETS:
         raise InvalidInput.of("dimensions", f"time:{interval} gives too many points for this period; take a longer interval")
     edges = _clock_edges(period, seconds) if seconds <= 3600 else _calendar_edges(period, interval)
     starts = [max(start, period.start) for start, _ in edges] + [period.end]
     return [Bucket(label, start, end) for (_, label), start, end in zip(edges, starts, starts[1:]) if start < end]  # a zone may skip a day
-
-
-def ranges_of(period: Period, interval: str, buckets: Sequence[Bucket]) -> list[tuple[int, int, int]]:
-    """Return [(place of a bucket, from, to)]: the ranges of hit ids that buckets are made of. Raises InvalidInput for too many."""
-    if interval != "hour_of_week":
-        return [(place, bucket.start << 16, bucket.end << 16) for place, bucket in enumerate(buckets)]
-    if period.end - period.start > MAX_HOURS * 3600:
-        raise InvalidInput.of("dimensions", "time:hour_of_week is for shorter periods")
-    edges = _clock_edges(period, 3600)
-    ends = [second for second, _ in edges[1:]] + [period.end]
-    return [(datetime.fromisoformat(label[:10]).weekday() * 24 + int(label[11:13]), second << 16, end << 16) for (second, label), end in zip(edges, ends)]
 
 
 def _calendar_edges(period: Period, interval: str) -> list[tuple[int, str]]:
@@ -3591,10 +3563,84 @@ _JOINED = """hits h
     left join clients c on c.id = v.client_id
     left join origins o on o.id = v.origin_id"""  # SQLite leaves out a left join that nothing looks at
 
+# What of a pageview at_least looks at: its column, and how many of the column's units are one of the filter's.
+MEASURES = {"event:scroll_depth": ("coalesce(h.scroll, 0)", 1), "event:time_on_page": ("h.engaged", 1000)}
+VIEWS = ["is", "event:name", ["pageview"]]
+GOAL, SEGMENT = "event:goal", "segment"
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """The goals and segments that a question may name: the filters that each stands for."""
+
+    goals: Mapping[str, list] = field(default_factory=dict)  # by name
+    segments: Mapping[int, list] = field(default_factory=dict)  # by id
+    mark: str = ""  # another text for other definitions
+
+    def expand(self, filters: Sequence) -> tuple:
+        """Return filters that name no goal and no segment any more, and no "and" at the top. Raises InvalidInput.
+
+        What is not of the form of a filter stays as it is, for the compiler to complain of.
+        """
+        expansion = _Expansion(self)
+        return tuple(_conjuncts([expansion.node(each, 0, ()) for each in filters]))
+
+
+def _conjuncts(filters: Iterable) -> Iterator:
+    """Yield filters, of an "and" its parts: the fewer things one looks at, the more of them sealed days can decide."""
+    for each in filters:
+        if isinstance(each, list) and len(each) == 2 and each[0] == "and" and isinstance(each[1], list) and each[1]:
+            yield from _conjuncts(each[1])
+        else:
+            yield each
+
+
+class _Expansion:
+    """Puts what goals and segments stand for in the place of their names, throughout one question."""
+
+    def __init__(self, definitions: Definitions):
+        self._definitions, self._size = definitions, 0
+
+    def node(self, node: Any, depth: int, inside: tuple) -> Any:
+        """Return a filter without names; `inside` is what it is a part of."""
+        self._size += 1
+        if self._size > MAX_FILTERS:
+            raise InvalidInput.of("filters", f"stand for more than {MAX_FILTERS} filters, with those of their segments and goals")
+        if depth > MAX_FILTER_DEPTH:
+            raise InvalidInput.of("filters", f"must not be nested deeper than {MAX_FILTER_DEPTH}, with what goals and segments stand for")
+        if not isinstance(node, list) or len(node) < 2:
+            return node
+        operator, rest = node[:2]
+        if operator in ("and", "or") and isinstance(rest, list):
+            return [operator, [self.node(each, depth + 1, inside) for each in rest], *node[2:]]
+        if operator in ("not", "has_done", "has_not_done"):
+            return [operator, self.node(rest, depth + 1, inside), *node[2:]]
+        return self._named(node, depth, inside) if rest in (GOAL, SEGMENT) else node
+
+    def _named(self, node: list, depth: int, inside: tuple) -> list:
+        if node[0] not in ("is", "is_not") or len(node) != 3 or not isinstance(node[2], list) or not 1 <= len(node[2]) <= MAX_VALUES:
+            raise InvalidInput.of("filters", f"{node[1]} takes \"is\" or \"is_not\", and a list of "
+                                  + ("names of goals" if node[1] == GOAL else "ids of segments"))
+        parts = [self._definition((node[1], each), depth, inside) for each in node[2]]
+        joined = parts[0] if len(parts) == 1 else ["or", parts]
+        return joined if node[0] == "is" else ["not", joined]
+
+    def _definition(self, name: tuple[str, Any], depth: int, inside: tuple) -> list:
+        kind, value = name
+        known = self._definitions.goals if kind == GOAL else self._definitions.segments
+        if not isinstance(value, str if kind == GOAL else int) or isinstance(value, bool) or value not in known:
+            raise InvalidInput.of("filters", f"there is no {'goal' if kind == GOAL else 'segment'} {value!r} here")
+        if name in inside:
+            circle = " → ".join(f"{'goal' if each == GOAL else each} {its!r}" for each, its in (*inside[inside.index(name):], name))
+            raise InvalidInput.of("filters", f"go round in a circle: {circle}")
+        return ["and", [self.node(each, depth + 1, (*inside, name)) for each in known[value]]]
+
+
 # How an operator tests the texts t against the wanted values j; {text} is what a person sees of t.
 _TESTS = {
     "is": "{text} = {value}",
     "contains": "instr({text}, {value}) > 0",
+    "starts_with": "substr({text}, 1, length({value})) = {value}",
     "matches": "{text} regexp {value}",
 }
 
@@ -3622,8 +3668,19 @@ class Where:
                 raise InvalidInput.of("filters", f"\"{operator}\" takes one filter")
             inner = self._filter(rest[0], depth + 1)
             return f"not {inner}" if operator == "not" else self._behaviour(operator, inner)
+        if operator == "at_least":
+            return self._measure(rest)
         dimension, is_negated, texts = self.read_leaf(operator, rest)
         return f"({self._binder.column(dimension)} {'not ' if is_negated else ''}in ({texts}))"
+
+    def _measure(self, rest: list) -> str:
+        """Return the condition that the hit is a pageview that was read as far, or as long."""
+        column, unit = MEASURES.get(rest[0], (None, 0)) if isinstance(rest[0], str) else (None, 0)
+        values = rest[1] if len(rest) == 2 else None
+        if column is None or not isinstance(values, list) or len(values) != 1 or isinstance(values[0], bool) \
+                or not isinstance(values[0], (int, float)) or not 0 <= values[0] <= ENGAGED_LIMIT / 1000:
+            raise InvalidInput.of("filters", f"\"at_least\" takes {' or '.join(MEASURES)}, and a list of one number")
+        return f"(h.name = {PAGEVIEW} and {column} >= {self._binder.bind(values[0] * unit)})"
 
     @property
     def values(self) -> dict[str, Any]:
@@ -3644,10 +3701,10 @@ class Where:
 
     def read_leaf(self, operator: str, rest: list) -> tuple[Dimension, bool, str]:
         """Return (what a filter looks at, whether it is negated, the query of the ids of the texts it names). Raises InvalidInput."""
-        positive = {"is_not": "is", "contains_not": "contains", "matches_not": "matches"}.get(operator, operator)
+        positive = operator.removesuffix("_not")
         if positive not in _TESTS:
-            raise InvalidInput.of("filters", f"{operator!r} is not an operator; there are is, is_not, contains, contains_not, matches, "
-                                  "matches_not, and, or, not, has_done, has_not_done")
+            raise InvalidInput.of("filters", f"{operator!r} is not an operator; there are {', '.join(f'{each}, {each}_not' for each in _TESTS)}, "
+                                  "at_least, and, or, not, has_done, has_not_done")
         dimension = dimension_of(rest[0], "filters")
         values, fold = _read_values(positive, rest[1:])
         return dimension, positive != operator, self._texts(positive, dimension, values, fold)
@@ -3665,6 +3722,14 @@ class Where:
         return f"select t.id from json_each({self._binder.bind(json.dumps(values))}) j, texts t where {test}"
 
 
+def _check_pattern(where: str, text: str) -> None:
+    """Raise InvalidInput, of the field `where`, unless a text is a regular expression."""
+    try:
+        pattern(text)
+    except InvalidInput as error:
+        raise InvalidInput.of(where, str(error)) from error
+
+
 def _read_values(operator: str, rest: list) -> tuple[list[str], bool]:
     """Return (the values of a filter, whether case does not matter). Raises InvalidInput."""
     values, modifiers = (rest + [[], {}])[:2] if len(rest) == 1 else (rest + [None, None])[:2]
@@ -3680,7 +3745,7 @@ def _read_values(operator: str, rest: list) -> tuple[list[str], bool]:
         if modifiers:
             raise InvalidInput.of("filters", "a pattern has no case_sensitive modifier; write (?i) into it")
         for value in values:
-            pattern(value)
+            _check_pattern("filters", value)
     return values, not modifiers.get("case_sensitive", True)
 
 
@@ -3726,8 +3791,7 @@ SUMS = {
 _AT_MOST_ONE = {"entries", "bounces", "viewed", "scrolled", "exits"}  # of each visit
 _UNPACKED = {"engaged", "depth", "scrolled"}  # of hits; too large to be kept for every visit
 _HIT_SUMS = ("pageviews", "events", "engaged", "depth", "exits")
-_HIT_KINDS = ("page", "name", "hostname", "hour")
-HOUR = "hour"  # of the day, as a dimension of sealed days: not one of DIMENSIONS, since its values are no texts
+_HIT_KINDS = ("page", "name", "hostname")
 _VISIT_SUMS = ("pageviews", "events", "bounces", "duration", "exits")
 _PACKED = ("visitor", "client_id", "origin_id", "entry_page", "exit_page", *_VISIT_SUMS)
 
@@ -3822,32 +3886,29 @@ class _Piece(NamedTuple):
     page: dict[int, tuple]
     name: dict[int, tuple]
     hostname: dict[int, tuple]
-    hour: dict[int, tuple]
 
 
 _PIECE_COLUMNS = "id, visitor, client_id, origin_id, entry_page, exit_page, pageviews = 1 and not interactive, duration, exit_id"
 
 
-def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
+def _read_pieces(db: sqlite3.Connection, site_id: int, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
     """Return the pieces of visits that lie between two ids; only of some, where rows of `visits` are given by their id."""
     only = "" if visits is None else "and visit_id in (select value from json_each(:only))"
     hits = db.execute(f"""
         select visit_id, page, name, hostname, engaged, scroll, id from hits
         where site_id = :site and id >= :low and id < :high {only} order by visit_id""",
-                      {"site": site.id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
+                      {"site": site_id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
     if visits is None:
-        visits = _read_visits(db, site.id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
-    hour_of = functools.cache(lambda quarter: datetime.fromtimestamp(quarter * 900, site.zone).hour)  # clocks change on the quarter
+        visits = _read_visits(db, site_id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
     # A hit of no visit, as only a damaged database has, is left out.
-    return [_piece(visits[visit_id], list(rows), hour_of) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
+    return [_piece(visits[visit_id], list(rows)) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
 
 
-def _piece(visit: tuple, rows: list[tuple], hour_of: Callable[[int], int]) -> _Piece:
-    piece = _Piece(visit, {}, {}, {}, {})
+def _piece(visit: tuple, rows: list[tuple]) -> _Piece:
+    piece = _Piece(visit, {}, {}, {})
     for _, page, name, hostname, engaged, scroll, hit_id in rows:
         sums = (int(name == PAGEVIEW), 1, engaged, 0 if scroll is None else scroll + 1, int(hit_id == visit[8]))
-        hour = hour_of((hit_id >> 16) // 900)
-        for saw, value in ((piece.page, page), (piece.name, name), (piece.hostname, hostname), (piece.hour, hour)):
+        for saw, value in ((piece.page, page), (piece.name, name), (piece.hostname, hostname)):
             saw[value] = _joined(saw[value], sums) if value in saw else sums
     return piece
 
@@ -3909,7 +3970,7 @@ class Day(NamedTuple):
 def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     """Return a day, given by its ordinal, from visits and hits."""
     two_before, before, start, end = (midnight(date.fromordinal(each), site.zone) << 16 for each in range(day - 2, day + 2))
-    pieces = _read_pieces(db, site, start, end)
+    pieces = _read_pieces(db, site.id, start, end)
     visits_of = Counter(piece.visit[1] for piece in pieces)
     single, several = [], []
     for piece in pieces:
@@ -3918,7 +3979,7 @@ def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     if came_before:
         rows = (row for row in _read_visits(db, site.id, before, end, ()).values() if row[1] in came_before)
         visits = {row[0]: row for row in rows}
-        seam = [(sign, _block(_read_pieces(db, site, low, high, visits), with_visitors=True))
+        seam = [(sign, _block(_read_pieces(db, site.id, low, high, visits), with_visitors=True))
                 for sign, low, high in ((1, before, end), (-1, before, start), (-1, start, end))]
     apart = visits_of.keys() & _visitors(db, site.id, two_before, before) or db.execute(
         "select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
@@ -3948,6 +4009,8 @@ class Choice:
     def __init__(self, db: sqlite3.Connection, site: Site, filters: Sequence):
         self._db, self._where = db, Where(Binder(), site, Period(0, 1, site.zone))
         self.kind: str | None = None  # page, name or hostname, where hits are chosen
+        self.views_only = self._is_of_views(filters)
+        filters = [each for each in filters if not (self.views_only and each == VIEWS)]
         of_hits = [each for each in filters if any(DIMENSIONS[name].column.startswith("h.") for name in filtered_dimensions([each]))]
         if of_hits:
             self.kind = DIMENSIONS[next(filtered_dimensions(of_hits))].column[2:]
@@ -3957,9 +4020,9 @@ class Choice:
     @staticmethod
     def is_possible(filters: Sequence) -> bool:
         """Return whether filters can be decided column by column: each looks at visits only, or at the one kind that all others do."""
-        kinds = set()
+        kinds, views_only = set(), Choice._is_of_views(filters)
         for each in filters:
-            names = set(filtered_dimensions([each]))
+            names = set(filtered_dimensions([each])) if not views_only or each != VIEWS else set()
             if _has_behaviour(each) or not names <= DIMENSIONS.keys():
                 return False
             hit_kinds = {name for name in names if DIMENSIONS[name].column.startswith("h.")}
@@ -3968,13 +4031,29 @@ class Choice:
             kinds |= hit_kinds
         return len(kinds) <= 1
 
+    @staticmethod
+    def _is_of_views(filters: Sequence) -> bool:
+        """Return whether filters choose pages, of pageviews only: what a page is seen with tells how many of it are pageviews."""
+        return VIEWS in filters and "event:page" in filtered_dimensions(filters)
+
+    @staticmethod
+    def kinds_of(filters: Sequence, dimension: str | None = None) -> set[str]:
+        """Return the dimensions of hits that must be looked at together to answer this."""
+        kept = [each for each in filters if each != VIEWS or not Choice._is_of_views(filters)]
+        return {name for name in (*filtered_dimensions(kept), dimension) if name and DIMENSIONS[name].column.startswith("h.")}
+
+    def counted(self, name: str) -> str:
+        """Return which of the sums beside a page holds what counts for `name`."""
+        return "pageviews" if self.views_only and name == "events" else name
+
     def visits(self, block: Block) -> bytes | None:
         """Return for each visit of a block whether it is chosen, 1 or 0; None where all are."""
         return self._mask(self._tests, block.__getitem__)
 
-    def hits(self, values: Sequence[int]) -> bytes | None:
-        """Return the same for each of a column's values."""
-        return self._mask(self._hit_tests, lambda _: values)
+    def hits(self, block: Block) -> bytes:
+        """Return the same for each of what its visits saw of the kind."""
+        mask = self._mask(self._hit_tests, lambda _: block[self.kind])
+        return _both(mask, bytes(map(bool, block["page/pageviews"]))) if self.views_only else mask
 
     @staticmethod
     def _mask(tests: list[Callable], column: Callable[[str], Sequence[int]]) -> bytes | None:
@@ -4040,7 +4119,7 @@ class Chosen:
         if kind not in self._pairs:
             mask = None if self.mask is None else self.block.spread(kind, self.mask)
             if kind == self.choice.kind:
-                passing = self.choice.hits(self.block[kind])
+                passing = self.choice.hits(self.block)
                 mask = passing if mask is None else _both(mask, passing)
             self._pairs[kind] = mask
         return self._pairs[kind]
@@ -4059,7 +4138,7 @@ class Chosen:
         if name == "visitors" and "visitor" in self.block:
             return len(set(self.column("visitor")))
         if name in ("pageviews", "events") and self.choice.kind:
-            return sum(itertools.compress(self.block[f"{self.choice.kind}/{name}"], self.pairs(self.choice.kind)))
+            return sum(itertools.compress(self.block[f"{self.choice.kind}/{self.choice.counted(name)}"], self.pairs(self.choice.kind)))
         amounts = self.amounts(name)
         return len(self.places) if amounts is None else sum(amounts)
 
@@ -4078,7 +4157,7 @@ class Chosen:
         """Return for each chosen visit the sum over its chosen hits."""
         kind, sums = self.choice.kind, [0] * len(self.block)
         mask = self.pairs(kind)
-        for owner, amount in itertools.compress(zip(self.block.owners(kind), self.block[f"{kind}/{name}"]), mask):
+        for owner, amount in itertools.compress(zip(self.block.owners(kind), self.block[f"{kind}/{self.choice.counted(name)}"]), mask):
             sums[owner] += amount
         return self._get(sums)
 
@@ -4092,12 +4171,6 @@ class Chosen:
         return bytes(entered)
 
 
-def _hit_kind(dimension: str) -> str | None:
-    """Return what of hits a dimension looks at; None where it looks at visits."""
-    column = "h.hour" if dimension == HOUR else DIMENSIONS[dimension].column
-    return column[2:] if column.startswith("h.") else None
-
-
 class Target:
     """What a report wants of days: sums, by the values of a dimension if there is one, in buckets of days given by ordinals."""
 
@@ -4108,8 +4181,9 @@ class Target:
 
     @property
     def kind(self) -> str | None:
-        """The kind of hits its dimension looks at: page, name, hostname or hour."""
-        return _hit_kind(self.dimension) if self.dimension else None
+        """The kind of hits its dimension looks at: page, name or hostname."""
+        column = DIMENSIONS[self.dimension].column if self.dimension else ""
+        return column[2:] if column.startswith("h.") else None
 
     def seen(self) -> list[tuple[int, int]]:
         """Return [(bucket, value)] where anything was seen."""
@@ -4174,7 +4248,8 @@ class Scan:
                 distinct = set(zip(map(block["visitor"].__getitem__, owners()), values))
                 _add(target.sums[bucket][name], sign, map(operator.itemgetter(1), distinct))
             else:
-                _add(target.sums[bucket][name], sign, values, self._hit_amounts(name, block, kind, pick, values, owners), name)
+                amounts = self._hit_amounts(self._choice.counted(name), block, kind, pick, values, owners)
+                _add(target.sums[bucket][name], sign, values, amounts, name)
 
     @staticmethod
     def _hit_amounts(name: str, block: Block, kind: str, pick: Callable, values: Sequence[int], owners: Callable) -> Iterable[int] | None:
@@ -4257,8 +4332,7 @@ class Days:
         wanted = {*sums} if "visitors" in sums else {"visits", *sums}
         if filters and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
             return None
-        added = [(days[0][0], days[-1][1])] if dimension == HOUR else days  # of which each bucket is a day that others are added to
-        if not all(self._may_be_added(*each) for each in added) or self._unsealed(days[0][0], days[-1][1]) is None:
+        if not all(self._may_be_added(*each) for each in days) or self._unsealed(days[0][0], days[-1][1]) is None:
             return None
         if not filters and self._is_wide(dimension, days) and wanted & {*_UNPACKED, "exits"}:
             return None
@@ -4276,7 +4350,7 @@ class Days:
     @staticmethod
     def _needs_hits(filters: Sequence, dimension: str | None, wanted: set[str]) -> bool:
         """Return whether a filtered question asks for what columns do not tell."""
-        looked_at = {name for name in (*filtered_dimensions(filters), dimension) if name and _hit_kind(name)}
+        looked_at = Choice.kinds_of(filters, dimension)
         return bool(len(looked_at) > 1 or wanted & _UNPACKED or looked_at and "exits" in wanted)
 
     def _unsealed(self, first: int, last: int) -> list[int] | None:
@@ -4309,34 +4383,41 @@ class Days:
         return self._read[day]
 
     def read(self) -> None:
-        """Fill all targets."""
+        """Fill all targets: roll up what can be, then go through each day once for all that is left."""
         by_filters: dict[str, list[Target]] = defaultdict(list)
         for (filters, dimension, days), target in self._targets.items():
             by_filters[filters].append(target)
+        scans = []
         for filters, targets in by_filters.items():
             rolled = [target for target in targets if filters == "[]" and not self._is_wide(target.dimension, target.buckets)]
             for target in rolled:
                 self._add_rollups(target)
-            self._scan(json.loads(filters), targets, rolled)
+            if wanted := self._wanted(targets, rolled):
+                scans.append((Scan(self._db, Choice(self._db, self._site, json.loads(filters))), wanted))
+        self._scan(scans)
+        for scan, wanted in scans:
+            scan.finish({id(target): target for each in wanted.values() for target, _ in each}.values())
 
-    def _scan(self, filters: list, targets: list[Target], rolled: list[Target]) -> None:
-        """Go through the columns, of sealed days only for targets that rollups have not served."""
+    def _wanted(self, targets: list[Target], rolled: list[Target]) -> dict[int, list[tuple[Target, int]]]:
+        """Return which buckets of targets each day belongs to, sealed days only for targets that rollups have not served."""
         wanted: dict[int, list[tuple[Target, int]]] = defaultdict(list)
         for target in targets:
             for bucket, (first, last) in enumerate(target.buckets):
                 for day in range(max(first, self._known.start), min(last + 1, self._known.stop)):
                     if day not in self._sealed or target not in rolled:
                         wanted[day].append((target, bucket))
-        scan = Scan(self._db, Choice(self._db, self._site, filters))
-        for day in sorted(wanted):
-            self._check_time()
-            with_before = [(target, bucket) for target, bucket in wanted[day] if target.buckets[bucket][0] < day]
-            blocks, seam = self._parts(day, bool(with_before))
-            for block in blocks:
-                scan.add(block, 1, wanted[day])
-            for sign, block in seam:
-                scan.add(block, sign, with_before)
-        scan.finish(targets)
+        return wanted
+
+    def _scan(self, scans: list[tuple[Scan, dict[int, list[tuple[Target, int]]]]]) -> None:
+        for day in sorted({day for _, wanted in scans for day in wanted}):
+            with_before = [[(target, bucket) for target, bucket in wanted.get(day, ()) if target.buckets[bucket][0] < day] for _, wanted in scans]
+            blocks, seam = self._parts(day, any(with_before))
+            for (scan, wanted), joined in zip(scans, with_before):
+                self._check_time()
+                for block in blocks:
+                    scan.add(block, 1, wanted.get(day, ()))
+                for sign, block in seam if joined else ():
+                    scan.add(block, sign, joined)
 
     def _parts(self, day: int, with_seam: bool) -> tuple[list[Block], list[tuple[int, Block]]]:
         if day not in self._sealed:
@@ -4381,11 +4462,8 @@ class Days:
 
 
 def _place(dimension: str | None) -> int:
-    """Return the number that stands for a dimension in `rollups`. Hours are never added up to months, which have all kinds of weekdays."""
-    return 0 if dimension is None else _HOUR_PLACE if dimension == HOUR else 1 + list(DIMENSIONS).index(dimension)
-
-
-_HOUR_PLACE = 62  # out of the way of more dimensions, and still a bit of `days.wide`
+    """Return the number that stands for a dimension in `rollups`."""
+    return 0 if dimension is None else 1 + list(DIMENSIONS).index(dimension)
 
 
 def month_length(day: int) -> int:
@@ -4480,15 +4558,15 @@ def _rollups(db: sqlite3.Connection, site: Site, read: Day) -> tuple[list[tuple]
     """Return (rows of `rollups` from their dimension on, the bits of dimensions that have too many values)."""
     rows, wide = [], 0
     for is_seam, parts in ((0, [(1, block) for block in read.blocks]), (1, read.seam)):
-        targets = [Target(dimension, ((0, 0),)) for dimension in (None, *DIMENSIONS, *(() if is_seam else (HOUR,)))]
+        targets = [Target(dimension, ((0, 0),)) for dimension in (None, *DIMENSIONS)]
         scan = Scan(db, Choice(db, site, []))
         for target in targets:
             target.wanted = set(SUMS) - ({*_UNPACKED, "viewed"} if target.kind is None else set())
         for sign, block in parts:
             scan.add(block, sign, [(target, 0) for target in targets])
         scan.finish(targets)
-        for target in targets:
-            place, sums = _place(target.dimension), target.sums[0]
+        for place, target in enumerate(targets):
+            sums = target.sums[0]
             values = sorted(set().union(*sums.values()))
             if not is_seam and len(values) > WIDE:
                 wide |= 1 << place
@@ -4541,7 +4619,9 @@ class Metric:
     """A number to report.
 
     `compute` makes it of the SUMS that it `needs`; `empty` is its value where nothing was seen; `in_points` says that it is a
-    percentage, whose change is told as a difference; `needs_page` that it only has a meaning for single pages.
+    percentage, whose change is told as a difference; `needs_page` that it only has a meaning for single pages. Where it is a
+    share, `share_of` says of whose visitors: those of all "rows", or with the filters that name goals or properties left out, of
+    the whole "period" or of each "group". These are counted beside it, and given to `compute` as well.
     """
 
     label: str
@@ -4550,10 +4630,15 @@ class Metric:
     empty: float | None = 0
     in_points: bool = False
     needs_page: bool = False
+    share_of: str = ""
 
 
 def _ratio(part: float, whole: float, nothing: float | None = None) -> float | None:
     return round(part / whole, 2) if whole else nothing
+
+
+def _share(visitors: int, whole: int) -> float:
+    return _ratio(100 * visitors, whole, 0)
 
 
 METRICS = {
@@ -4565,8 +4650,9 @@ METRICS = {
     # By page, of the visits that entered there; of all where no page is asked for, since then all have entered.
     "bounce_rate": Metric("Bounce rate", ("bounces", "entries"), lambda bounces, entries: _ratio(100 * bounces, entries, 0), in_points=True),
     "visit_duration": Metric("Visit duration", ("duration", "visits"), _ratio, None),
-    # Of the visitors of all rows together, who are counted beside them.
-    "percentage": Metric("Percentage", ("visitors",), lambda visitors, total: _ratio(100 * visitors, total, 0), in_points=True),
+    "percentage": Metric("Percentage", ("visitors",), _share, in_points=True, share_of="rows"),
+    "conversion_rate": Metric("Conversion rate", ("visitors",), _share, in_points=True, share_of="period"),
+    "group_conversion_rate": Metric("Conversion rate of the group", ("visitors",), _share, in_points=True, share_of="group"),
     "scroll_depth": Metric("Scroll depth", ("depth", "scrolled"), _ratio, None, in_points=True, needs_page=True),
     "time_on_page": Metric("Time on page", ("engaged", "viewed"), lambda engaged, viewed: _ratio(engaged / 1000, viewed), None, needs_page=True),
     "exit_rate": Metric("Exit rate", ("exits", "pageviews"), lambda exits, pageviews: _ratio(100 * exits, pageviews), None, in_points=True),
@@ -4576,7 +4662,11 @@ COMPARISON_MODES = ("previous_period", "year_over_year", "custom")
 
 @dataclass(frozen=True)
 class Query:
-    """What a body of /api/v2/query asks, checked. `order_by` is complete: it leaves no two rows equal."""
+    """What a body of /api/v2/query asks, checked. `order_by` is complete: it leaves no two rows equal.
+
+    `filters` has what goals and segments stand for in the place of their names, `asked` those as they were given, and
+    `unconditional` those that a conversion rate leaves in force for the visitors it is of.
+    """
 
     metrics: tuple[str, ...]
     dimensions: tuple[str, ...]
@@ -4586,6 +4676,9 @@ class Query:
     include: Mapping[str, Any]
     limit: int
     offset: int
+    asked: tuple = ()
+    unconditional: tuple = ()
+    goals: Mapping[str, tuple] = field(default_factory=dict)
 
     @property
     def time_dimension(self) -> str | None:
@@ -4602,7 +4695,7 @@ _QUERY_KEYS = {"site_id", "metrics", "date_range", "dimensions", "filters", "ord
 _INCLUDE_KEYS = {"imports", "time_labels", "total_rows", "trim_relative_date_range", "comparisons"}
 
 
-def read_query(body: Any) -> Query:
+def read_query(body: Any, definitions: Definitions = Definitions()) -> Query:
     """Return the Query of a body in Plausible's Stats API v2. Raises InvalidInput, which names the field.
 
     Source: https://plausible.io/docs/stats-api
@@ -4612,19 +4705,35 @@ def read_query(body: Any) -> Query:
     metrics = _read_names(body, "metrics", METRICS, least=1)
     dimensions = _read_names(body, "dimensions")
     for name in dimensions:
-        if name not in TIME_DIMENSIONS:
+        if name not in (*TIME_DIMENSIONS, GOAL):
             dimension_of(name)
     if sum(name in TIME_DIMENSIONS for name in dimensions) > 1:
         raise InvalidInput.of("dimensions", "may have one time dimension")
     limit, offset = _read_pagination(body.get("pagination"))
-    query = Query(metrics, dimensions, body.get("date_range"), _read_filters(body.get("filters")),
-                  _read_order(body.get("order_by"), metrics, dimensions), _read_include(body.get("include")), limit, offset)
-    for name in metrics:
+    filters = read_filters(body.get("filters"), definitions)
+    asked = tuple(body.get("filters") or ())
+    goals = {name: definitions.expand([["is", GOAL, [name]]]) for name in definitions.goals} if GOAL in dimensions else {}
+    query = Query(metrics, dimensions, body.get("date_range"), filters, _read_order(body.get("order_by"), metrics, dimensions),
+                  _read_include(body.get("include")), limit, offset, asked,
+                  definitions.expand([each for each in asked if not _is_of_goal(each)]), goals)
+    _check_metrics(query)
+    return query
+
+
+def _is_of_goal(node: list) -> bool:
+    """Return whether a filter says which conversions count, rather than whose visits are looked at."""
+    return any(name == GOAL or name.startswith(_PROP) for name in filtered_dimensions([node]))
+
+
+def _check_metrics(query: Query) -> None:
+    """Raise InvalidInput where a metric has no meaning in a query."""
+    for name in query.metrics:
         if METRICS[name].needs_page and not query.by_page:
             raise InvalidInput.of("metrics", f"{name} needs an event:page dimension or filter")
-    if "percentage" in metrics and not dimensions:
-        raise InvalidInput.of("metrics", "percentage needs a dimension")
-    return query
+        if METRICS[name].share_of in ("period", "group") and not (GOAL in query.dimensions or any(map(_is_of_goal, query.asked))):
+            raise InvalidInput.of("metrics", f"{name} needs an event:goal dimension or filter")
+    if "percentage" in query.metrics and (not query.dimensions or GOAL in query.dimensions):
+        raise InvalidInput.of("metrics", "percentage needs a dimension other than event:goal")
 
 
 def _read_names(body: Mapping, name: str, known: Iterable[str] | None = None, least: int = 0) -> tuple[str, ...]:
@@ -4639,12 +4748,14 @@ def _read_names(body: Mapping, name: str, known: Iterable[str] | None = None, le
     return tuple(values)
 
 
-def _read_filters(value: Any) -> tuple:
+def read_filters(value: Any, definitions: Definitions = Definitions()) -> tuple:
+    """Return filters as the compiler takes them: what goals and segments stand for in the place of their names. Raises InvalidInput."""
     if value is not None and not isinstance(value, list):
         raise InvalidInput.of("filters", "must be a list")
+    filters = definitions.expand(value or [])
     # Compiled once for its complaints: what is refused is refused before anything is looked up.
-    Where(Binder(), _NOWHERE, Period(0, 1, zoneinfo.ZoneInfo("UTC"))).compile(value or [])
-    return tuple(value or [])
+    Where(Binder(), _NOWHERE, Period(0, 1, zoneinfo.ZoneInfo("UTC"))).compile(filters)
+    return filters
 
 
 _NOWHERE = Site(0, "", "UTC", (), "standard", 24, 0, "paranoid")
@@ -4693,8 +4804,8 @@ def run_query(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: 
     return run_queries(db, site, [body], now)[0][0]
 
 
-def run_queries(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float,
-                seconds: float = math.inf) -> tuple[list[dict], tuple[int, int] | None]:
+def run_queries(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float, seconds: float = math.inf,
+                definitions: Definitions = Definitions()) -> tuple[list[dict], tuple[int, int] | None]:
     """Answer several bodies in one pass over the days that they share. Raises InvalidInput, and Busy after so many seconds.
 
     Returns also the first and last day that the answers are about, by their ordinals, if all of these are sealed.
@@ -4708,7 +4819,7 @@ def run_queries(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str
     answers = []
     for body in bodies:
         check_time()  # patterns are compiled here, and there may be many
-        answers.append(Answer(db, site, read_query(body), now))
+        answers.append(Answer(db, site, read_query(body, definitions), now))
         answers[-1].plan(days)
     days.read()
     return [answer.as_json() for answer in answers], days.span
@@ -4720,12 +4831,13 @@ class Answer:
     def __init__(self, db: sqlite3.Connection, site: Site, query: Query, now: float):
         self.site, self.query = site, query
         self.period = read_period(query.date_range, site.zone, now, lambda: _earliest(db, site))
-        self.report = Report(db, site, query, self.period, now)
+        make = GoalsReport if GOAL in query.dimensions else Report
+        self.report = make(db, site, query, self.period, now)
         self.other = None
         if spec := query.include.get("comparisons"):
             custom = _custom_period(spec["date_range"], site.zone) if spec["mode"] == "custom" else None
             period = comparison_period(self.period, spec["mode"], custom, spec.get("match_day_of_week", False), now)
-            self.other = Report(db, site, query, period, now, self.report.interval)  # days beside days, however long it is
+            self.other = make(db, site, query, period, now, self.report.interval)  # days beside days, however long it is
 
     def plan(self, days: Days) -> None:
         """Ask sealed days for what they can answer of this."""
@@ -4745,7 +4857,7 @@ class Answer:
         if query.include.get("total_rows"):
             meta["total_rows"] = total_rows
         asked = {"site_id": self.site.domain, "metrics": query.metrics, "date_range": self.period.iso(), "dimensions": query.dimensions,
-                 "filters": query.filters, "order_by": query.order_by, "include": query.include,
+                 "filters": query.asked, "order_by": query.order_by, "include": query.include,
                  "pagination": {"limit": query.limit, "offset": query.offset}}
         return {"results": results, "meta": meta, "query": asked}
 
@@ -4764,32 +4876,36 @@ class Report:
         self.buckets = self._buckets()
         self.sums = tuple(dict.fromkeys(name for metric in query.metrics for name in METRICS[metric].needs))
         self._target: Target | None = None
-        self._whole = self._by_page = None  # reports of the visitors of all rows together, and of each page's exit rate
-        if "percentage" in query.metrics:
-            self._whole = self._like(metrics=("visitors",), dimensions=())
+        self._wholes = {name: self._whole(METRICS[name].share_of) for name in query.metrics if METRICS[name].share_of}
+        self._by_page = None  # the report of each page's exit rate
         if "exit_rate" in query.metrics and query.dimensions == ("visit:exit_page",):
             self._by_page = self._like(metrics=("exit_rate",), dimensions=("event:page",))
 
     def _like(self, **changed: Any) -> Report:
-        return Report(self.db, self.site, dataclasses.replace(self.query, order_by=(), **changed), self.period, self.now)
+        query = dataclasses.replace(self.query, order_by=(), **changed)
+        return Report(self.db, self.site, query, self.period, self.now, self.interval if query.time_dimension else None)
+
+    def _whole(self, share_of: str) -> Report:
+        """Return the report of the visitors that a share is of."""
+        kept = {"rows": (), "period": TIME_DIMENSIONS, "group": [name for name in self.query.dimensions if not name.startswith((_PROP, "event:name"))]}
+        return self._like(metrics=("visitors",), dimensions=tuple(name for name in self.query.dimensions if name in kept[share_of]),
+                          filters=self.query.filters if share_of == "rows" else self.query.unconditional)
 
     def plan(self, days: Days) -> None:
         """Let sealed days answer this, if they can; without them it counts hits."""
         named = [name for name in self.query.dimensions if name not in TIME_DIMENSIONS]
-        if self.period.is_whole_days and self.interval == "hour_of_week" and not named:
-            self._target = days.want(self.query.filters, HOUR, self.sums, buckets_of(self.period, "day"))
-        elif self.period.is_whole_days and self.interval in (None, "day", "week", "month") and len(named) <= 1 and DIMENSIONS.keys() >= set(named):
+        if self.period.is_whole_days and self.interval in (None, "day", "week", "month") and len(named) <= 1 and DIMENSIONS.keys() >= set(named):
             self._target = days.want(self.query.filters, named[0] if named else None, self.sums, self.buckets)
         if self._target is None:
             days.span = None
-        for report in filter(None, (self._whole, self._by_page)):
+        for report in filter(None, (*self._wholes.values(), self._by_page)):
             report.plan(days)
 
     def _buckets(self) -> list[Bucket]:
         if self.interval is None:
             return [Bucket("", self.period.start, self.period.end)]
         buckets = buckets_of(self.period, self.interval)
-        if self.query.include.get("trim_relative_date_range") and self.interval != "hour_of_week":
+        if self.query.include.get("trim_relative_date_range"):
             return [bucket for bucket in buckets if bucket.start <= self.now] or buckets[:1]
         return buckets
 
@@ -4807,10 +4923,10 @@ class Report:
         """
         (metric, direction), *_ = self.query.order_by
         if self._target and len(self.query.dimensions) == 1 and not self.query.time_dimension and not self._by_page \
-                and direction == "desc" and METRICS.keys() >= {metric} and metric != "percentage":
+                and direction == "desc" and METRICS.keys() >= {metric} and not METRICS[metric].share_of:
             seen = self._target.seen()
             if len(seen) > 4 * count:
-                amounts = [self._metric(metric, self._target.sums_of(*each), None) for each in seen]
+                amounts = [self._metric(metric, self._target.sums_of(*each)) for each in seen]
                 least = heapq.nlargest(count, (-math.inf if amount is None else amount for amount in amounts))[-1]
                 seen = [each for each, amount in zip(seen, amounts) if amount is not None and amount >= least]
                 if len(seen) >= count:
@@ -4826,19 +4942,24 @@ class Report:
         return rows
 
     def _rows(self, read: Iterable[tuple[tuple[str, ...], Mapping[str, int]]]) -> dict[tuple[str, ...], list]:
-        total = self._whole.rows()[0][1][0] if self._whole else None
-        return {key: [self._metric(name, sums, total) for name in self.query.metrics] for key, sums in read}
+        wholes = {name: report.seen() for name, report in self._wholes.items()}
+        return {key: [self._metric(name, sums, *self._share_of(name, key, wholes)) for name in self.query.metrics] for key, sums in read}
 
     @staticmethod
-    def _metric(name: str, sums: Mapping[str, int], total: int | None) -> float | None:
-        needed = [sums[each] for each in METRICS[name].needs]
-        return METRICS[name].compute(*needed, total) if name == "percentage" else METRICS[name].compute(*needed)
+    def _metric(name: str, sums: Mapping[str, int], *whole: int) -> float | None:
+        return METRICS[name].compute(*(sums[each] for each in METRICS[name].needs), *whole)
+
+    def _share_of(self, name: str, key: tuple[str, ...], wholes: Mapping[str, Mapping[tuple, list]]) -> list[int]:
+        """Return the number that a metric is a share of, if it is one: that of the row with the same values in as many dimensions."""
+        if name not in wholes:
+            return []
+        kept = self._wholes[name].query.dimensions
+        return wholes[name].get(tuple(value for each, value in zip(self.query.dimensions, key) if each in kept), [0])
 
     def _read(self) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         """Yield (dimension values, sums) of all that was seen."""
         if self._target:
-            hours = self._target.dimension == HOUR
-            yield from self._read_hours(self._target) if hours else self._read_days(self._target, self._target.seen())
+            yield from self._read_days(self._target, self._target.seen())
             return
         for bucket, *values in self.db.execute(*self._sql()):
             names = iter(values)
@@ -4850,14 +4971,6 @@ class Report:
         for bucket, value in seen:
             key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else text[value] for name in self.query.dimensions)
             yield key, target.sums_of(bucket, value)
-
-    def _read_hours(self, target: Target) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
-        """Yield the hours of the week, put together of the hours of days: no visitor of one is seen again a week later."""
-        found: dict[int, Counter[str]] = defaultdict(Counter)
-        for bucket, hour in target.seen():
-            found[(target.buckets[bucket][0] - 1) % 7 * 24 + hour].update(target.sums_of(bucket, hour))
-        for place, sums in found.items():
-            yield (self.buckets[place].label,), sums
 
     def _texts(self, values: set[int]) -> dict[int, str]:
         """Return the words for values of the one dimension."""
@@ -4875,11 +4988,10 @@ class Report:
         labels = [f"case {group} when 0 then {binder.bind(dimension.empty)} else (select text from texts where id = {group}) end"
                   for dimension, group in zip(named, groups)]
         grouping = ", ".join(["bucket", *groups])
-        ranges = json.dumps(ranges_of(self.period, self.interval, self.buckets) if self.interval else [(0, self.period.start << 16, self.period.end << 16)])
+        edges = json.dumps([(bucket.start << 16, bucket.end << 16) for bucket in self.buckets])
         return f"""
             with buckets as materialized (
-                select json_extract(value, '$[0]') as bucket, json_extract(value, '$[1]') as low, json_extract(value, '$[2]') as high
-                from json_each({binder.bind(ranges)})),
+                select key as bucket, json_extract(value, '$[0]') as low, json_extract(value, '$[1]') as high from json_each({binder.bind(edges)})),
             seen as (
                 select bucket, {columns} v.visitor, v.duration, v.pageviews = 1 and not v.interactive as bounced,
                     {'max(h.page = v.entry_page)' if self.query.by_page else '1'} as entered, count(*) as events, sum(h.name = {PAGEVIEW}) as pageviews,
@@ -4932,11 +5044,39 @@ class Report:
                 change(name, *pair, was_seen) for name, *pair in zip(self.query.metrics, result["metrics"], metrics)]}
 
 
+class GoalsReport(Report):
+    """A query by goal: for each goal a report of its own, that looks at the hits which reach it."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, query: Query, period: Period, now: float, interval: str | None = None):
+        super().__init__(db, site, query, period, now, interval)
+        self._place = query.dimensions.index(GOAL)
+        self._reports = {name: self._like(dimensions=tuple(each for each in query.dimensions if each != GOAL),
+                                          filters=(*query.filters, *parts), goals={}) for name, parts in query.goals.items()}
+
+    def plan(self, days: Days) -> None:
+        """Let sealed days answer what they can."""
+        for report in self._reports.values():
+            report.plan(days)
+
+    def first_rows(self, count: int) -> tuple[list[Row], int]:
+        """Return (every row in order, how many there are); a goal that nobody reached has one too."""
+        rows = self._sorted(list(self._side_by_side(lambda report: report.rows()).items()))
+        return rows, len(rows)
+
+    def seen(self) -> dict[tuple[str, ...], list]:
+        """Return the metrics of those dimension values under which something was seen."""
+        return self._side_by_side(lambda report: report.seen().items())
+
+    def _side_by_side(self, rows: Callable[[Report], Iterable[Row]]) -> dict[tuple[str, ...], list]:
+        return {(*key[:self._place], name, *key[self._place:]): metrics
+                for name, report in self._reports.items() for key, metrics in rows(report)}
+
+
 def change(metric: str, now: float | None, before: float | None, was_seen: bool = True) -> float | None:
     """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from."""
     if now is None or before is None:
         return None
-    if METRICS[metric].in_points and (was_seen or metric == "percentage"):
+    if METRICS[metric].in_points and (was_seen or METRICS[metric].share_of):
         return round(now - before, 1)
     if before == 0:  # no visits at all have no bounce rate either, though it reads 0
         return 0 if now == 0 else None
@@ -4951,6 +5091,10 @@ class _Kept(NamedTuple):
     version: tuple[int, int]
     span: tuple[int, int] | None
     seals: tuple | None
+
+
+# Makes answers to bodies: (db, site, bodies, now, seconds it may take, definitions) → (what becomes JSON, the days it is about if all are sealed).
+Maker = Callable[[sqlite3.Connection, Site, Sequence[Mapping[str, Any]], float, float, Definitions], tuple[Any, tuple[int, int] | None]]
 
 
 class Answers:
@@ -4968,17 +5112,17 @@ class Answers:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, site: Site, bodies: Sequence[Mapping[str, Any]]) -> bytes:
-        """Return the answers to bodies of /api/v2/query as a JSON list. Raises InvalidInput, and Busy where they take too long."""
-        now = self._clock()
-        key = json.dumps([site.id, site.timezone, now // 60, bodies])
+    def of(self, site: Site, bodies: Sequence[Mapping[str, Any]], definitions: Definitions = Definitions(), make: Maker | None = None) -> bytes:
+        """Return the answers to bodies as JSON, of /api/v2/query or of another report's. Raises InvalidInput, and Busy where they take too long."""
+        now, make = self._clock(), make or run_queries
+        key = json.dumps([site.id, site.timezone, now // 60, make.__name__, definitions.mark, bodies])
         if body := self._find(key, site, now):
             return body
         if not self._door.acquire(blocking=False):
             raise Busy("Too many reports are being made just now. Try again in a moment.")
         try:
             self._store.reader()  # raises Busy where the site was read in a file that was replaced since
-            making = self._makers.submit(self._make, self._store.version(), key, site, bodies, now)
+            making = self._makers.submit(self._make, self._store.version(), key, site, now, lambda db: make(db, site, bodies, now, REPORT_SECONDS, definitions))
             try:
                 return making.result(self.PATIENCE)
             except FutureTimeout:
@@ -5000,7 +5144,7 @@ class Answers:
             return kept.body
         return None
 
-    def _make(self, version: tuple[int, int], key: str, site: Site, bodies: Sequence[Mapping[str, Any]], now: float) -> bytes:
+    def _make(self, version: tuple[int, int], key: str, site: Site, now: float, make: Callable[[sqlite3.Connection], tuple]) -> bytes:
         """Make an answer. The version is from before: what is written from then on may or may not be in the answer."""
         self._store.begin()
         if body := self._find(key, site, now):  # somebody else asked the same meanwhile
@@ -5008,7 +5152,7 @@ class Answers:
         with self._store.snapshot(REPORT_SECONDS) as db:
             if self._store.version()[0] != version[0]:
                 raise Busy("The database was replaced just now. Try again in a moment.")
-            answers, span = run_queries(db, site, bodies, now, REPORT_SECONDS)
+            answers, span = make(db)
             kept = _Kept(to_json(answers), now, version, span, _seals(db, site, span) if span else None)
         if len(key) + len(kept.body) <= self.SIZE:
             with self._lock:
@@ -5035,69 +5179,6 @@ def current_visitors(db: sqlite3.Connection, site: Site, now: float) -> int:
                       (site.id, int(now) - 300)).fetchone()[0]
 
 
-LIVE_MINUTES = 30
-LIVE_ROWS = 10  # of each list
-LIVE_FEED = 30  # newest hits
-LIVE_HITS = 50_000  # most that are looked at: a site with more in half an hour is told of the newest
-
-
-class _LiveHit(NamedTuple):
-    id: int
-    visitor: int
-    name: int
-    page: int
-    source: int
-    country: int
-    browser: int
-
-
-def live(db: sqlite3.Connection, site: Site, now: float) -> dict:
-    """Return what happens just now: {"visitors", "minutes", "pages", "sources", "countries", "hits", "is_cut"}.
-
-    Visitors are the current ones, and the lists are of them, by the page they saw last. Minutes are [visitors, pageviews], the oldest
-    first; hits are the newest, with their age in seconds. Of a hit it tells nothing that would make two of them the same person's.
-    """
-    second = int(now)
-    present = db.execute("""
-        select v.exit_page, o.source, c.country from visits v join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
-        where v.site_id = ? and v.live = 1 and (v.id >> 16) + v.duration > ?""", (site.id, second - 300)).fetchall()
-    hits = list(map(_LiveHit._make, db.execute("""
-        select h.id, v.visitor, h.name, h.page, o.source, c.country, c.browser
-        from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id
-            join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
-        where h.site_id = ? and h.id >= ? order by h.id desc limit ?""", (site.id, (second - LIVE_MINUTES * 60 + 1) << 16, LIVE_HITS))))
-    counts = {name: Counter(column).most_common(LIVE_ROWS) for name, column in zip(("page", "source", "country"), zip(*present) if present else [()] * 3)}
-    texts = _live_texts(db, hits[:LIVE_FEED], counts)
-    return {"visitors": len(present), "minutes": _live_minutes(hits, second),
-            "pages": _live_rows(counts["page"], texts, "event:page"), "sources": _live_rows(counts["source"], texts, "visit:source"),
-            "countries": _live_rows(counts["country"], texts, "visit:country"),
-            "hits": [_live_hit(hit, texts, second) for hit in hits[:LIVE_FEED]], "is_cut": len(hits) == LIVE_HITS}
-
-
-def _live_minutes(hits: Sequence[_LiveHit], second: int) -> list[list[int]]:
-    visitors, pageviews = [set() for _ in range(LIVE_MINUTES)], [0] * LIVE_MINUTES
-    for hit in hits:
-        ago = max(0, second - (hit.id >> 16)) // 60
-        visitors[ago].add(hit.visitor)
-        pageviews[ago] += hit.name == PAGEVIEW
-    return [[len(who), views] for who, views in zip(reversed(visitors), reversed(pageviews))]
-
-
-def _live_texts(db: sqlite3.Connection, hits: Sequence[_LiveHit], counts: Mapping[str, list[tuple[int, int]]]) -> dict[int, str]:
-    wanted = {text for hit in hits for text in hit[2:]} | {text for rows in counts.values() for text, _ in rows}
-    return dict(db.execute("select id, text from texts where id in (select value from json_each(?))", (json.dumps(list(wanted)),)))
-
-
-def _live_rows(counts: Sequence[tuple[int, int]], texts: Mapping[int, str], dimension: str) -> list[list]:
-    return [[texts.get(text) or DIMENSIONS[dimension].empty, visitors] for text, visitors in counts]
-
-
-def _live_hit(hit: _LiveHit, texts: Mapping[int, str], second: int) -> dict:
-    named = {name: texts.get(getattr(hit, name)) or DIMENSIONS[dimension].empty for name, dimension in (
-        ("page", "event:page"), ("source", "visit:source"), ("country", "visit:country"), ("browser", "visit:browser"))}
-    return {"age": max(0, second - (hit.id >> 16)), "name": texts[hit.name], **named}
-
-
 def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) -> list[dict]:
     """Return [{"date", "reason", "count"}] of what was not counted on the local days from `first` to `last`."""
     rows = db.execute("select day, reason, count from dropped where site_id = ? and day between ? and ? order by day, reason",
@@ -5115,6 +5196,260 @@ def property_names(db: sqlite3.Connection, site: Site, first: date, last: date) 
         select text from (select key, count(*) as uses from props where site_id = ? and hit_id >= ? and hit_id < ? group by key)
         join texts on id = key order by uses desc, text limit ?""", (site.id, period.start << 16, period.end << 16, MAX_PROPERTIES))
     return [text for text, in rows]
+
+
+# ---- conversions -----------------------------------------------------------------------------------------------------
+# What people name in their questions: goals, segments and funnels. They are kept as they were given and apply to all data, older data
+# too: a question that names one is asked as if what it stands for had been written there.
+
+MAX_NAMED = 500  # goals of a site, and as many segments and funnels
+PAGE_TESTS = ("is", "starts_with", "contains", "wildcard", "matches")
+GOAL_KINDS = {"page": None, "event": None, "scroll": ("event:scroll_depth", 100), "time": ("event:time_on_page", 86_400)}
+
+
+def check_goal(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition of a goal: {"kind", "match", "value", "at_least", "filters"}; mistakes are noted in the form."""
+    kind = _check_choice(form, body, "kind", GOAL_KINDS)
+    definition: dict[str, Any] = {"kind": kind}
+    if kind != "event":
+        definition["match"] = _check_choice(form, body, "match", PAGE_TESTS, "is")
+    definition["value"] = value = form.text("value", most=NAME_LIMIT if kind == "event" else PAGE_LIMIT, required=True)
+    if definition.get("match") in ("is", "starts_with", "wildcard") and value and not value.startswith("/"):
+        form.fail("value", "must begin with /, as every page does")
+    if definition.get("match") == "matches":
+        _check_pattern("value", value)
+    if measure := GOAL_KINDS.get(kind):
+        definition["at_least"] = form.integer("at_least", least=1, most=measure[1])
+        if body.get("at_least") is None:
+            form.fail("at_least", f"is required: {'percent of the page' if kind == 'scroll' else 'seconds'}")
+    definition["filters"] = _check_filters(form, body, "filters")
+    if any(name == GOAL for name, _ in references(definition["filters"])):
+        form.fail("filters", "of a goal must not name goals; put both into a segment or a funnel")
+    return definition
+
+
+def check_segment(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition of a segment: {"filters"}; mistakes are noted in the form."""
+    definition = {"filters": _check_filters(form, body, "filters")}
+    if not definition["filters"]:
+        form.fail("filters", "must be a list of at least one filter")
+    return definition
+
+
+def _check_choice(form: Form, body: Mapping[str, Any], name: str, choices: Iterable[str], default: str | None = None) -> str:
+    value = body.get(name, default)
+    if not isinstance(value, str) or value not in choices:
+        form.fail(name, f"must be one of {', '.join(choices)}")
+        return ""
+    return value
+
+
+def _check_filters(form: Form, body: Mapping[str, Any], name: str) -> list:
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        form.fail(name, "must be a list of filters")
+        return []
+    return value or []
+
+
+def goal_parts(goal: Mapping[str, Any]) -> list:
+    """Return the filters that a hit must pass, all of them, to reach a goal."""
+    kind, value, further = goal["kind"], goal["value"], goal["filters"]
+    if kind == "event":
+        return [["is", "event:name", [value]], *further]
+    page = ["matches", "event:page", [wildcard_pattern(value)]] if goal["match"] == "wildcard" else [goal["match"], "event:page", [value]]
+    measure = GOAL_KINDS[kind]
+    return [VIEWS, page, *([["at_least", measure[0], [goal["at_least"]]]] if measure else []), *further]
+
+
+def wildcard_pattern(text: str) -> str:
+    """Return the regular expression of a text in which * stands for anything but a slash, and ** for anything."""
+    parts = re.split(r"(\*+)", text)
+    return "^" + "".join(("[^/]*" if part == "*" else ".*") if part.startswith("*") else _escaped(part) for part in parts) + "$"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([!-/:-@\[-`{-~])", lambda match: match[1] if match[1] in "<>_" else f"\\{match[1]}", text)
+
+
+def references(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (event:goal, name) and (segment, id) of all that is named in filters, or in anything that holds filters."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list) and len(value) == 3 and value[1] in (GOAL, SEGMENT) and isinstance(value[2], list):
+        yield from ((value[1], each) for each in value[2] if isinstance(each, (str, int)))
+    elif isinstance(value, list):
+        for each in value:
+            yield from references(each)
+
+
+def _with_goal_renamed(value: Any, old: str, new: str) -> Any:
+    """Return filters, or anything that holds filters, in which a goal has its new name."""
+    if isinstance(value, dict):
+        return {key: _with_goal_renamed(each, old, new) for key, each in value.items()}
+    if isinstance(value, list) and len(value) == 3 and value[1] == GOAL and isinstance(value[2], list):
+        return [value[0], GOAL, [new if each == old else each for each in value[2]]]
+    return [_with_goal_renamed(each, old, new) for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Named:
+    """A goal, segment or funnel as it is kept. `kind` is the name of its table, `user_id` whose it is if it is not shared."""
+
+    kind: str
+    id: int
+    site_id: int
+    name: str
+    definition: Mapping[str, Any]
+    user_id: int | None = None
+
+    @property
+    def reference(self) -> tuple[str, Any] | None:
+        """What filters name it by, as references() tells; None for a funnel, which they cannot name."""
+        return {"goals": (GOAL, self.name), "segments": (SEGMENT, self.id)}.get(self.kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the API tells it."""
+        personal = {"personal": self.user_id is not None} if self.kind == "segments" else {}
+        return {"id": self.id, "name": self.name, **personal, **self.definition}
+
+    def label(self) -> str:
+        """Return what it is called to everybody: the name of a personal segment is not for others to know."""
+        return "a personal segment" if self.user_id is not None else f"the {self.kind[:-1]} {self.name!r}"
+
+
+def list_named(db: sqlite3.Connection, kind: str, site_id: int) -> list[Named]:
+    """Return all of a kind that there are of a site, personal ones of everybody too, by name."""
+    user_id = "user_id" if kind == "segments" else "null"
+    rows = db.execute(f"select id, site_id, name, definition, {user_id} from {kind} where site_id = ? order by name, id", (site_id,))
+    return [Named(kind, *row[:3], json.loads(row[3]), row[4]) for row in rows]
+
+
+def visible_named(db: sqlite3.Connection, kind: str, site_id: int, user_id: int | None) -> list[Named]:
+    """Return those of a kind that are shared, and the person's own."""
+    return [each for each in list_named(db, kind, site_id) if each.user_id in (None, user_id)]
+
+
+def find_named(db: sqlite3.Connection, kind: str, named_id: int, user_id: int | None) -> Named:
+    """Return one by its id. Raises NotFound where there is none, or it is somebody else's."""
+    row = db.execute(f"select site_id from {kind} where id = ?", (named_id,)).fetchone()
+    for each in visible_named(db, kind, row[0], user_id) if row else ():
+        if each.id == named_id:
+            return each
+    raise NotFound(f"There is no such {kind[:-1]}.")
+
+
+def read_definitions(db: sqlite3.Connection, site_id: int, user_id: int | None) -> Definitions:
+    """Return what a person's questions about a site may name."""
+    goals, segments = (visible_named(db, kind, site_id, user_id) for kind in ("goals", "segments"))
+    mark = hashlib.sha256(repr((goals, segments)).encode()).hexdigest() if goals or segments else ""
+    return Definitions({each.name: goal_parts(each.definition) for each in goals}, {each.id: each.definition["filters"] for each in segments}, mark)
+
+
+def read_named(kind: str, body: Mapping[str, Any], before: Named | None = None) -> tuple[str, dict[str, Any]]:
+    """Return (name, definition) of a body, which for a change needs to tell only what changes. Raises InvalidInput."""
+    check, known = CHECKS[kind]
+    body = {**({"name": before.name, **before.definition} if before else {}), **body}
+    form = Form(body)
+    for name in sorted(set(body) - {"site_id", "name", *known, *(["personal"] if kind == "segments" else [])}):
+        form.fail(name, "is not known")
+    name = form.text("name", most=NAME_LIMIT, required=True).strip()
+    if isinstance(body.get("name"), str) and body["name"] and not name:
+        form.fail("name", "is required")
+    definition = check(form, body)
+    form.check()
+    return name, definition
+
+
+def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: Mapping[str, Any], before: Named | None = None) -> Named:
+    """Add a goal, segment or funnel, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
+    name, definition = read_named(kind, body, before)
+    db = store.reader()
+    for filters in _all_filters(definition):  # patterns take their time, which should not be the writer's
+        known = read_definitions(db, site.id, user_id)
+        itself = {before.id: [VIEWS]} if before and kind == "segments" else {}  # circles are found when it is written
+        read_filters(filters, dataclasses.replace(known, segments={**known.segments, **itself}))
+    return store.transact(lambda db: _write_named(db, kind, site.id, user_id, name, definition, before))
+
+
+def _all_filters(definition: Mapping[str, Any]) -> Iterator[list]:
+    """Yield every list of filters in a definition."""
+    if "steps" in definition:
+        yield from (step["filters"] for step in definition["steps"])
+    elif "kind" in definition:
+        yield goal_parts(definition)
+    else:
+        yield definition["filters"]
+
+
+def _write_named(db: sqlite3.Connection, kind: str, site_id: int, user_id: int | None, name: str, definition: Mapping[str, Any],
+                 before: Named | None) -> Named:
+    others = [each for each in list_named(db, kind, site_id) if each.user_id == user_id and (before is None or each.id != before.id)]
+    if any(each.name == name for each in others):
+        raise Conflict(f"There is a {kind[:-1]} of that name already.", [{"field": "name", "message": "is taken"}])
+    if len(others) >= MAX_NAMED:
+        raise Conflict(f"A site may have {MAX_NAMED} {kind}.")
+    row = {"site_id": site_id, "name": name, "definition": json.dumps(definition), **({"user_id": user_id} if kind == "segments" else {})}
+    if before is None:
+        named_id = db.execute(f"insert into {kind} ({', '.join(row)}) values ({', '.join(':' + each for each in row)})", row).lastrowid
+    else:
+        named_id = before.id
+        db.execute(f"update {kind} set {', '.join(f'{each} = :{each}' for each in row)} where id = :id", {**row, "id": named_id})
+        if kind == "goals" and before.name != name:
+            _rename_goal(db, site_id, before.name, name)
+    _check_uses(db, site_id)
+    return Named(kind, named_id, site_id, name, definition, user_id)
+
+
+def _rename_goal(db: sqlite3.Connection, site_id: int, old: str, new: str) -> None:
+    """Give a goal its new name wherever it is named."""
+    for kind in CHECKS:
+        for each in list_named(db, kind, site_id):
+            if (GOAL, old) in references(each.definition):
+                db.execute(f"update {kind} set definition = ? where id = ?", (json.dumps(_with_goal_renamed(each.definition, old, new)), each.id))
+
+
+def _check_uses(db: sqlite3.Connection, site_id: int) -> None:
+    """Raise InvalidInput where anything of a site names what is not there for it, itself, or too much: a change may do that to others."""
+    named = [each for kind in CHECKS for each in list_named(db, kind, site_id)]
+    for user_id in {each.user_id for each in named}:
+        known = read_definitions(db, site_id, user_id)
+        for each in named:
+            for filters in _all_filters(each.definition) if each.user_id == user_id else ():
+                try:
+                    known.expand([["is", each.reference[0], [each.reference[1]]]] if each.reference else filters)
+                except InvalidInput as error:
+                    raise InvalidInput.of("filters", f"in {each.label()}: {error.details[0]['message']}") from error
+
+
+def remove_named(db: sqlite3.Connection, named: Named) -> None:
+    """Delete a goal, segment or funnel. Raises Conflict, which says by what it is used, where it is."""
+    users = [each.label() for kind in CHECKS for each in list_named(db, kind, named.site_id)
+             if named.reference and named.reference in references(each.definition)]
+    if users:
+        raise Conflict(f"It is used by {', '.join(dict.fromkeys(users))}. Change or delete that first.",
+                       [{"field": "used_by", "message": each} for each in users])
+    db.execute(f"delete from {named.kind} where id = ?", (named.id,))
+
+
+# What there is of each kind: the function that checks what a body says of it, and the fields that it may have.
+CHECKS: dict[str, tuple[Callable[[Form, Mapping[str, Any]], dict], tuple[str, ...]]] = {
+    "goals": (check_goal, ("kind", "match", "value", "at_least", "filters")),
+    "segments": (check_segment, ("filters",)),
+}
+
+
+def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[str, Any]]:
+    """Return goals that might be wanted: of the events and pages most seen in the last 30 days and today, those that no goal is of yet."""
+    last = local_date(now, site.zone)
+    period = {"site_id": site.domain, "date_range": [(last - timedelta(days=30)).isoformat(), last.isoformat()], "metrics": ["visitors"]}
+    asked = [{**period, "dimensions": [dimension], "pagination": {"limit": 30}} for dimension in ("event:name", "event:page")]
+    taken = {(each.definition["kind"], each.definition["value"]) for each in list_named(db, "goals", site.id)}
+    answers, _ = run_queries(db, site, asked, now, REPORT_SECONDS)
+    found = [({"kind": kind, **({"match": "is"} if kind == "page" else {}), "value": row["dimensions"][0]}, row["metrics"][0])
+             for kind, answer in zip(("event", "page"), answers) for row in answer["results"]]
+    return [{**goal, "name": goal["value"] if goal["kind"] == "event" else f"Visit {goal['value']}"[:NAME_LIMIT], "visitors": visitors}
+            for goal, visitors in found if goal["value"] not in ("pageview", "(other)") and (goal["kind"], goal["value"]) not in taken]
 
 
 # ---- demo ------------------------------------------------------------------------------------------------------------
@@ -6194,8 +6529,7 @@ def get_session(app: App, _: None) -> dict:
 
 
 def _say_user(db: sqlite3.Connection, principal: Principal) -> dict:
-    return {"username": principal.name, "role": principal.role, "every_site": principal.site_ids is None,
-            "two_factor": get_user(db, principal.id).totp_secret is not None}
+    return {"username": principal.name, "role": principal.role, "two_factor": get_user(db, principal.id).totp_secret is not None}
 
 
 def post_setup_check(app: App, _: None) -> dict:
@@ -6488,7 +6822,7 @@ def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
     form.text("site_id", most=253, required=True)
     form.check()
     site = _site_to_read(app, principal, body["site_id"])
-    return _respond_report(app.answers.of(site, [body])[1:-1])
+    return _respond_report(app.answers.of(site, [body], _asking(app, principal, site))[1:-1])
 
 
 def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
@@ -6502,7 +6836,85 @@ def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
     if len(domains) > 1:
         raise InvalidInput.of("queries", "must all be about one site_id")
     site = _site_to_read(app, principal, domains.pop())
-    return _respond_report(b'{"answers":' + app.answers.of(site, bodies) + b"}")
+    return _respond_report(b'{"answers":' + app.answers.of(site, bodies, _asking(app, principal, site)) + b"}")
+
+
+def _asking(app: App, principal: Principal, site: Site) -> Definitions:
+    """Return what the questions of whoever asks may name."""
+    return read_definitions(app.store.reader(), site.id, _person(principal))
+
+
+def _person(principal: Principal) -> int | None:
+    """Return the id of the person who asks, if it is one: only people have things of their own."""
+    return principal.id if principal.kind == "person" else None
+
+
+def _site_to_edit(app: App, principal: Principal, domain: Any) -> Site:
+    principal.require("editor")
+    return _site_to_read(app, principal, domain)
+
+
+def get_named(kind: str, app: App, principal: Principal) -> dict:
+    """The goals, segments or funnels of a site, some at a time."""
+    given = read_arguments()
+    site = _site_to_read(app, principal, given.get("site_id"))
+    try:
+        limit, offset = _read_pagination({name: int(given[name]) for name in ("limit", "offset") if name in given})
+    except ValueError:
+        raise InvalidInput.of("limit", "and offset must be whole numbers") from None
+    db = app.store.reader()
+    named = visible_named(db, kind, site.id, _person(principal))
+    return {kind: [each.as_json() for each in named[offset:offset + limit]], "total": len(named)}
+
+
+def post_named(kind: str, app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Add a goal, segment or funnel."""
+    body, form = read_form()
+    form.text("site_id", most=253, required=True)
+    personal = form.flag("personal") if kind == "segments" else False
+    form.check()
+    site = (_site_to_read if personal else _site_to_edit)(app, principal, body["site_id"])
+    return respond_json(save_named(app.store, kind, site, _owner(principal, personal), body).as_json(), 201)
+
+
+def _owner(principal: Principal, personal: bool | None) -> int | None:
+    """Return the person that something belongs to, or None where it is shared."""
+    user_id = _person(principal) if personal else None
+    if personal and user_id is None:
+        raise InvalidInput.of("personal", "is for people; a token can only share what it makes")
+    return user_id
+
+
+def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
+    """Change some of a goal, segment or funnel."""
+    body, form = read_form()
+    before, site = _named_to_edit(app, principal, kind, id)
+    personal = form.flag("personal") if kind == "segments" else False
+    form.check()
+    if personal is False and before.user_id is not None:
+        _site_to_edit(app, principal, site.domain)
+    user_id = before.user_id if personal is None else _owner(principal, personal)
+    return save_named(app.store, kind, site, user_id, body, before).as_json()
+
+
+def delete_named(kind: str, app: App, principal: Principal, id: int) -> dict:
+    """Delete a goal, segment or funnel that nothing else uses."""
+    named, _ = _named_to_edit(app, principal, kind, id)
+    app.store.transact(lambda db: remove_named(db, named))
+    return {}
+
+
+def _named_to_edit(app: App, principal: Principal, kind: str, id: int) -> tuple[Named, Site]:
+    db = app.store.reader()
+    named = find_named(db, kind, id, _person(principal))
+    domain, = db.execute("select domain from sites where id = ?", (named.site_id,)).fetchone()
+    return named, (_site_to_edit if named.user_id is None else _site_to_read)(app, principal, domain)
+
+
+def get_suggestions(app: App, principal: Principal) -> dict:
+    """Goals that might be wanted."""
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
+    return {"suggestions": suggest_goals(app.store.reader(), site, app.clock())}
 
 
 def _respond_report(answer: bytes) -> bottle.HTTPResponse:
@@ -6516,13 +6928,6 @@ def get_realtime(app: App, principal: Principal) -> bottle.HTTPResponse:
     """The current visitors, as a bare number."""
     site = _site_to_read(app, principal, read_arguments().get("site_id"))
     return respond_json(current_visitors(app.store.reader(), site, app.clock()))
-
-
-def get_live(app: App, principal: Principal) -> dict:
-    """What happens on a site just now."""
-    site = _site_to_read(app, principal, read_arguments().get("site_id"))
-    with app.store.snapshot() as db:
-        return live(db, site, app.clock())
 
 
 def get_dropped(app: App, principal: Principal) -> dict:
@@ -6647,10 +7052,18 @@ ROUTES = (
     Route("POST", "/api/annotations", editor, post_annotation),
     Route("PATCH", "/api/annotations/<id:int>", editor, patch_annotation),
     Route("DELETE", "/api/annotations/<id:int>", editor, delete_annotation),
-    Route("GET", "/api/live", viewer, get_live),
     Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),
+    Route("GET", "/api/goals/suggestions", viewer, get_suggestions),
+    Route("GET", "/api/goals", viewer, functools.partial(get_named, "goals")),
+    Route("POST", "/api/goals", editor, functools.partial(post_named, "goals")),
+    Route("PATCH", "/api/goals/<id:int>", editor, functools.partial(patch_named, "goals")),
+    Route("DELETE", "/api/goals/<id:int>", editor, functools.partial(delete_named, "goals")),
+    Route("GET", "/api/segments", viewer, functools.partial(get_named, "segments")),
+    Route("POST", "/api/segments", viewer, functools.partial(post_named, "segments")),
+    Route("PATCH", "/api/segments/<id:int>", viewer, functools.partial(patch_named, "segments")),
+    Route("DELETE", "/api/segments/<id:int>", viewer, functools.partial(delete_named, "segments")),
 )
 
 

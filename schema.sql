@@ -312,8 +312,29 @@ create table annotations (
 );
 create index annotations_of_site on annotations (site_id, at);
 
--- version 3
--- Sealed days know the hours of what was seen; those that were sealed without are sealed anew.
-delete from rollups;
-delete from columns;
-delete from days;
+-- What people named in their questions. `definition` is JSON as the API speaks it, without the name; filters in it name goals by
+-- their name and segments by their id, and what is named so cannot be deleted.
+create table goals (
+  id          integer primary key autoincrement,
+  site_id     integer not null references sites on delete cascade,
+  name        text not null,
+  definition  text not null,                          -- kind, match, value, at_least, filters
+  unique (site_id, name)
+);
+
+create table segments (
+  id          integer primary key autoincrement,
+  site_id     integer not null references sites on delete cascade,
+  user_id     integer references users on delete cascade,  -- whose it is; null: shared by all who see the site
+  name        text not null,
+  definition  text not null                           -- filters
+);
+create unique index segments_name on segments (site_id, coalesce(user_id, 0), name);
+
+create table funnels (
+  id          integer primary key autoincrement,
+  site_id     integer not null references sites on delete cascade,
+  name        text not null,
+  definition  text not null,                          -- steps, order, window
+  unique (site_id, name)
+);

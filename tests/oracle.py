@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache
+from itertools import product
 from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -237,8 +238,6 @@ def label(time, unit, zone):
         return (day - day.weekday() * DAY).isoformat()
     if unit == "month":
         return day.replace(day=1).isoformat()
-    if unit == "hour_of_week":
-        return wall_clock.strftime("%u %H")
     text = wall_clock.strftime({"hour": "%Y-%m-%d %H:00:00", "minute": "%Y-%m-%d %H:%M:00"}[unit])
     if wall_clock.fold:  # the second time that the clock shows this
         text += wall_clock.isoformat()[-6:]
@@ -247,8 +246,6 @@ def label(time, unit, zone):
 
 def labels(period, unit):
     """All labels of a period, in the order in which they come."""
-    if unit == "hour_of_week":
-        return [f"{weekday} {hour:02}" for weekday in range(1, 8) for hour in range(24)]
     if unit in ("hour", "minute"):
         step = {"hour": QUARTER, "minute": 60}[unit]
         moments = range(period.start // step * step, period.end, step)
@@ -351,19 +348,35 @@ def value(event, dimension):
     return visit.origin.get(name, "(not set)")
 
 
-def passes(event, condition, events):
+@dataclass(frozen=True)
+class Named:
+    """What questions may name: goals by their name and segments by their id, as the API speaks of them."""
+    goals: dict = field(default_factory=dict)
+    segments: dict = field(default_factory=dict)
+
+
+def passes(event, condition, events, named=Named()):
     """Whether an event passes a filter. `events` are all events of the period, for has_done."""
     operator = condition[0]
     if operator == "and":
-        return all(passes(event, part, events) for part in condition[1])
+        return all(passes(event, part, events, named) for part in condition[1])
     if operator == "or":
-        return any(passes(event, part, events) for part in condition[1])
+        return any(passes(event, part, events, named) for part in condition[1])
     if operator == "not":
-        return not passes(event, condition[1], events)
+        return not passes(event, condition[1], events, named)
     if operator == "has_done":
-        return any(passes(other, condition[1], events) for other in events if other.visit is event.visit)
+        return any(passes(other, condition[1], events, named) for other in events if other.visit is event.visit)
     if operator == "has_not_done":
-        return not passes(event, ["has_done", condition[1]], events)
+        return not passes(event, ["has_done", condition[1]], events, named)
+    if operator == "at_least":
+        read = {"event:scroll_depth": event.depth or 0, "event:time_on_page": event.engaged_ms / 1000}[condition[1]]
+        return event.name == "pageview" and read >= condition[2][0]
+    if condition[1] == "event:goal":
+        found = any(reaches(event, named.goals[name], events, named) for name in condition[2])
+        return not found if operator == "is_not" else found
+    if condition[1] == "segment":
+        found = any(all(passes(event, part, events, named) for part in named.segments[number]["filters"]) for number in condition[2])
+        return not found if operator == "is_not" else found
     shown, wanted = value(event, condition[1]), condition[2]
     ignore_case = len(condition) > 3 and condition[3].get("case_sensitive") is False
     if operator.startswith("matches"):
@@ -373,23 +386,72 @@ def passes(event, condition, events):
             shown, wanted = shown.lower(), [text.lower() for text in wanted]
         if operator.startswith("is"):
             found = shown in wanted
+        elif operator.startswith("starts_with"):
+            found = any(shown.startswith(text) for text in wanted)
         else:
             found = any(text in shown for text in wanted)
     return not found if operator.endswith("_not") else found
 
 
-def mentions_page(conditions):
-    """Whether the dimension event:page stands anywhere in these filters, outside has_done."""
+def reaches(event, goal, events, named=Named()):
+    """Whether an event reaches a goal."""
+    if not all(passes(event, condition, events, named) for condition in goal.get("filters", [])):
+        return False
+    if goal["kind"] == "event":
+        return event.name == goal["value"]
+    if event.name != "pageview" or not page_suits(event.page, goal.get("match", "is"), goal["value"]):
+        return False
+    if goal["kind"] == "scroll":
+        return event.depth is not None and event.depth >= goal["at_least"]
+    return goal["kind"] == "page" or event.engaged_ms >= 1000 * goal["at_least"]
+
+
+def page_suits(page, match, text):
+    if match == "wildcard":
+        return is_like(page, text)
+    return {"is": page == text, "starts_with": page.startswith(text), "contains": text in page,
+            "matches": match == "matches" and re.search(text, page)}[match]
+
+
+def is_like(page, text):
+    """Whether a page is like a text in which ** stands for anything, and * for anything without a slash."""
+    if not text:
+        return not page
+    if text.startswith("**"):
+        return any(is_like(page[length:], text.lstrip("*")) for length in range(len(page) + 1))
+    if text.startswith("*"):
+        longest = (page + "/").index("/")
+        return any(is_like(page[length:], text[1:]) for length in range(longest + 1))
+    return page[:1] == text[0] and is_like(page[1:], text[1:])
+
+
+def mentions_page(conditions, named=Named()):
+    """Whether the dimension event:page stands anywhere in these filters and in what they name, outside has_done."""
     for condition in conditions:
         if condition[0] in ("and", "or"):
-            found = mentions_page(condition[1])
+            found = mentions_page(condition[1], named)
         elif condition[0] == "not":
-            found = mentions_page([condition[1]])
+            found = mentions_page([condition[1]], named)
+        elif condition[1] == "event:goal":
+            found = any(named.goals[name]["kind"] != "event" or mentions_page(named.goals[name]["filters"], named) for name in condition[2])
+        elif condition[1] == "segment":
+            found = any(mentions_page(named.segments[number]["filters"], named) for number in condition[2])
+        elif condition[0] in ("has_done", "has_not_done"):
+            found = False
         else:
             found = condition[1] == "event:page"
         if found:
             return True
     return False
+
+
+def says_which_conversions(condition):
+    """Whether a filter looks at goals or properties, outside has_done."""
+    if condition[0] in ("and", "or"):
+        return any(map(says_which_conversions, condition[1]))
+    if condition[0] == "not":
+        return says_which_conversions(condition[1])
+    return condition[0] not in ("has_done", "has_not_done") and (condition[1] == "event:goal" or condition[1].startswith("event:props:"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -431,7 +493,7 @@ def number(metric, events, by_page, everybody):
         return len(events)
     if metric == "views_per_visit":
         return ratio(len(pageviews), len(visits), 0)
-    if metric == "percentage":
+    if metric in ("percentage", "conversion_rate", "group_conversion_rate"):
         return ratio(100 * visitor_count(events), everybody, 0)
     if metric == "bounce_rate":
         if by_page:
@@ -458,7 +520,7 @@ def change(metric, now, before, seen_before=True):
     """How much a number changed: in points for what is a percentage already, else in percent."""
     if now is None or before is None:
         return None
-    if metric in ("exit_rate", "scroll_depth", "percentage") or metric == "bounce_rate" and seen_before:
+    if metric in ("exit_rate", "scroll_depth", "percentage", "conversion_rate", "group_conversion_rate") or metric == "bounce_rate" and seen_before:
         return now - before
     if before == 0:  # a bounce rate too, of no visits
         return 0 if now == 0 else None
@@ -486,9 +548,12 @@ def time_unit(dimension):
     return dimension.removeprefix("time:") if dimension.startswith("time:") else None
 
 
-def value_of(event, dimension, period):
+def values_of(event, dimension, period, events, named):
+    """What an event counts under: one value, but as many goals as it reaches."""
+    if dimension == "event:goal":
+        return [name for name, goal in named.goals.items() if reaches(event, goal, events, named)]
     unit = time_unit(dimension)
-    return label(event.time, unit, period.zone) if unit else value(event, dimension)
+    return [label(event.time, unit, period.zone) if unit else value(event, dimension)]
 
 
 def buckets(period, unit, body, now):
@@ -498,30 +563,50 @@ def buckets(period, unit, body, now):
     return labels(period, unit)
 
 
-def count(events, body, period, now):
+def count(events, body, period, now, named=Named()):
     """{values of the dimensions: numbers} of one period, not yet in any order."""
     dimensions, filters = body.get("dimensions") or [], body.get("filters") or []
-    by_page = "event:page" in dimensions or mentions_page(filters)
     in_period = [event for event in events if period.start <= event.time < period.end]
-    chosen = [event for event in in_period if all(passes(event, condition, in_period) for condition in filters)]
 
-    groups = {}
-    if not dimensions:
-        groups[()] = []
-    if len(dimensions) == 1 and time_unit(dimensions[0]):
-        for text in buckets(period, time_unit(dimensions[0]), body, now):
-            groups[(text,)] = []
-    for event in chosen:
-        groups.setdefault(tuple(value_of(event, dimension, period) for dimension in dimensions), []).append(event)
+    def choose(filters):
+        return [event for event in in_period if all(passes(event, condition, in_period, named) for condition in filters)]
+
+    def group(chosen, dimensions):
+        groups = {}
+        for event in chosen:
+            for key in product(*(values_of(event, dimension, period, in_period, named) for dimension in dimensions)):
+                groups.setdefault(key, []).append(event)
+        return groups
+
+    chosen, groups = choose(filters), {}
+    times = [buckets(period, time_unit(name), body, now) if time_unit(name) else sorted(named.goals) if name == "event:goal" else None
+             for name in dimensions]
+    if None not in times:
+        groups = {key: [] for key in product(*times)}
+    groups.update(group(chosen, dimensions))
+    # A conversion rate is of those who would be counted if it were not for the goal.
+    everybody = choose([condition for condition in filters if not says_which_conversions(condition)])
+    kept = {"percentage": [], "conversion_rate": [name for name in dimensions if time_unit(name)],
+            "group_conversion_rate": [name for name in dimensions if name not in ("event:goal", "event:name") and not name.startswith("event:props:")]}
+
+    wholes = {metric: group(chosen if metric == "percentage" else everybody, kept[metric]) for metric in kept if metric in body["metrics"]}
+
+    def whole(metric, key):
+        if metric not in wholes:
+            return 0
+        return visitor_count(wholes[metric].get(tuple(value for name, value in zip(dimensions, key) if name in kept[metric]), []))
 
     rows = {}
-    for key, group in groups.items():
+    for key, events_here in groups.items():
+        by_page = "event:page" in dimensions or mentions_page(filters, named)
+        if "event:goal" in dimensions:
+            by_page = by_page or mentions_page([["is", "event:goal", [key[dimensions.index("event:goal")]]]], named)
         row = []
         for metric in body["metrics"]:
-            counted = group
+            counted = events_here
             if metric == "exit_rate" and dimensions == ["visit:exit_page"]:
                 counted = [event for event in chosen if event.page == key[0]]
-            row.append(number(metric, counted, by_page, visitor_count(chosen)))
+            row.append(number(metric, counted, by_page, whole(metric, key)))
         rows[key] = row
     return rows
 
@@ -559,19 +644,19 @@ def in_order(rows, body, period):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def query(sent, site, now, body):
+def query(sent, site, now, body, named=Named()):
     """Answer a query: {"results": […], "time_labels": […], "total_rows": N}. Numbers are not rounded."""
     events = [event for visit in visits_of(sent, site) for event in visit.events]
     period = period_of(body["date_range"], site.timezone, now, events)
     body = with_time_spelled_out(body, period)
     dimensions = body.get("dimensions") or []
-    rows = count(events, body, period, now)
+    rows = count(events, body, period, now, named)
     keys = in_order(rows, body, period)
     results = [{"dimensions": list(key), "metrics": rows[key]} for key in keys]
 
     comparison = (body.get("include") or {}).get("comparisons")
     if comparison:
-        add_comparison(results, body, period, events, comparison_period(period, comparison, now), now)
+        add_comparison(results, body, period, events, comparison_period(period, comparison, now), now, named)
 
     pagination = body.get("pagination") or {}
     start = pagination.get("offset", 0)
@@ -581,22 +666,23 @@ def query(sent, site, now, body):
             "time_labels": buckets(period, units[0], body, now) if units else None}
 
 
-def add_comparison(results, body, period, events, before, now):
+def add_comparison(results, body, period, events, before, now, named):
     """Put the earlier numbers beside each row: the n-th bucket beside the n-th, any other row beside its namesake."""
     dimensions = body.get("dimensions") or []
-    earlier = count(events, body, before, now)
-    anything = count(events, body | {"metrics": ["events"]}, before, now)
-    unit = time_unit(dimensions[0]) if dimensions else None
-    now_names, then_names = (labels(period, unit), labels(before, unit)) if unit else ([], [])
+    earlier = count(events, body, before, now, named)
+    anything = count(events, body | {"metrics": ["events"]}, before, now, named)
+    place = next((place for place, name in enumerate(dimensions) if time_unit(name)), None)
+    if place is not None:
+        now_names, then_names = (labels(each, time_unit(dimensions[place])) for each in (period, before))
     nothing = [number(metric, [], False, 0) for metric in body["metrics"]]
     for result in results:
         key = tuple(result["dimensions"])
-        if unit:
-            place = now_names.index(key[0])
-            if place >= len(then_names):
+        if place is not None:
+            number_of_it = now_names.index(key[place])
+            if number_of_it >= len(then_names):
                 result["comparison"] = None
                 continue
-            key = (then_names[place],)
+            key = (*key[:place], then_names[number_of_it], *key[place + 1:])
         metrics = earlier.get(key, nothing)
         result["comparison"] = {
             "dimensions": list(key), "metrics": metrics,

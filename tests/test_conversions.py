@@ -1,0 +1,457 @@
+"""Goals, segments, funnels, revenue, journeys and retention: what they mean, that each equals a naive recount, and what is refused.
+
+As in test_reports.py every question is put to the server and to the oracle, which share no code, and the two must agree.
+"""
+import contextlib
+import hashlib
+import itertools
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import mininumbers
+import oracle
+from conftest import PASSWORD
+from test_reports import MONDAY, PEOPLE, World, assert_agree
+
+EUROS = {"amount": "12.50", "currency": "EUR"}
+
+
+# ---- the world -------------------------------------------------------------------------------------------------------
+
+class Shop(World):
+    """A world in which things are named. What is named is told to the oracle as it was sent to the server."""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.named = oracle.Named()
+        self.writing = self.app.create_token("editor", read_only=False)
+
+    def call(self, method, path, body=None, status=200, token=None):
+        """Do something at the API and return the answer's body."""
+        return self.http.request(path, method=method, body=json.dumps({} if body is None else body).encode() if method != "GET" else b"",
+                                 headers={"Authorization": "Bearer " + (token or self.writing), "Content-Type": "application/json"}, status=status).json
+
+    def add(self, what, status=201, /, **body):
+        return self.call("POST", f"/api/{what}", {"site_id": self.site.domain, **body}, status)
+
+    def goal(self, name, kind="page", value="/thanks", **more):
+        made = self.add("goals", name=name, kind=kind, value=value, **more)
+        self.named.goals[name] = made
+        return made
+
+    def segment(self, name, *filters):
+        made = self.add("segments", name=name, filters=list(filters))
+        self.named.segments[made["id"]] = made
+        return made["id"]
+
+    def answer(self, body):
+        body = {"site_id": self.site.domain} | body
+        answer = self.post_query(body).json
+        expected = oracle.query(self.sent, self.site, self.now, body, self.named)
+        assert_agree(body, answer, expected, (
+            f"\nasked {json.dumps(body)}\nof {self.named}\nserver {json.dumps(answer['results'])}\noracle {json.dumps(expected['results'])}\n" + self.told()))
+        return answer
+
+    def refused(self, what, field="filters", /, **body):
+        """What is said of something that cannot be added."""
+        answer = self.add(what, 400, **body)
+        assert field in [each["field"] for each in answer["details"]], answer
+        return answer["error"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_passwords():
+    scrypt = hashlib.scrypt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashlib, "scrypt", lambda *args, **options: scrypt(*args, **options | {"n": 2}))
+        yield
+
+
+@pytest.fixture
+def new_shop(tmp_path):
+    shops, numbers = [], itertools.count()
+
+    def new(**options):
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        shops.append(Shop(folder, **options))
+        return shops[-1]
+
+    yield new
+    for shop in shops:
+        shop.close()
+
+
+@pytest.fixture
+def shop(new_shop):
+    return new_shop()
+
+
+# ---- goals -----------------------------------------------------------------------------------------------------------
+
+def test_a_goal_counts_visitors_totals_and_the_share_of_all_visitors(shop):
+    shop.goal("Bought")
+    shop.view("ann", "/thanks"), shop.view("ann", "/thanks"), shop.view("bob", "/thanks")
+    shop.view("cleo", "/"), shop.event("dan", "seen", "/thanks")
+    assert shop.ask("visitors events conversion_rate", by="event:goal") == [["Bought", 2, 3, 50.0]]
+
+
+def test_a_goal_applies_to_what_was_there_before_it(shop):
+    shop.view("ann", "/thanks"), shop.wait(days=3)
+    shop.goal("Bought")
+    assert shop.ask("visitors", by="event:goal", period="7d") == [["Bought", 1]]
+
+
+@pytest.mark.parametrize("match, value, reached", [
+    ("is", "/blog/a", ["/blog/a"]),
+    ("starts_with", "/blog/", ["/blog/a", "/blog/a/b", "/blog/x+y (1)"]),
+    ("contains", "a/b", ["/blog/a/b"]),
+    ("wildcard", "/blog/*", ["/blog/a", "/blog/x+y (1)"]),
+    ("wildcard", "/blog/**", ["/blog/a", "/blog/a/b", "/blog/x+y (1)"]),
+    ("wildcard", "/*/x+y (1)", ["/blog/x+y (1)"]),
+    ("wildcard", "/blog/x+y.(1)", []),
+    ("matches", "^/blog/.$", ["/blog/a"]),
+    ("matches", "x\\+y", ["/blog/x+y (1)"]),
+    ("contains", "%", []),
+])
+def test_how_a_page_is_found(shop, match, value, reached):
+    shop.goal("Read", match=match, value=value)
+    for page in ("/", "/blog/a", "/blog/a/b", "/blog/x+y%20(1)", "/Blog/a"):
+        shop.view("ann", page)
+    assert sorted(page for page, _ in shop.ask("visitors", by="event:page", filters=[["is", "event:goal", ["Read"]]])) == sorted(reached)
+
+
+def test_an_event_goal_may_ask_for_properties(shop):
+    shop.goal("Pro", "event", "signup", filters=[["is", "event:props:plan", ["pro"]], ["is_not", "event:props:a.\"b\"", ["x"]]])
+    shop.event("ann", "signup", p={"plan": "pro"}), shop.event("bob", "signup", p={"plan": "pro", 'a."b"': "x"})
+    shop.event("cleo", "signup", p={"plan": "free"}), shop.event("dan", "signup")
+    assert shop.ask("visitors events conversion_rate", by="event:goal") == [["Pro", 1, 1, 25.0]]
+
+
+def test_scroll_and_time_are_of_single_pageviews(shop):
+    shop.goal("Read half", "scroll", "/post", at_least=50), shop.goal("Read long", "time", "/post", match="contains", at_least=30)
+    shop.view("ann", "/post"), shop.engage("ann", "/post", seconds=20, depth=50)
+    shop.view("ann", "/post"), shop.engage("ann", "/post", seconds=20, depth=49)
+    shop.view("bob", "/post"), shop.engage("bob", "/post", seconds=20), shop.engage("bob", "/post", seconds=10)
+    assert shop.ask("visitors events", by="event:goal") == [["Read half", 1, 1], ["Read long", 1, 1]]
+
+
+def test_a_goal_that_nothing_reaches_has_a_row_and_one_that_everything_does_is_all_of_it(shop):
+    shop.goal("Nothing", value="/nowhere"), shop.goal("Everything", match="matches", value=".*")
+    shop.view("ann"), shop.view("bob")
+    assert shop.ask("visitors events conversion_rate", by="event:goal") == [["Everything", 2, 2, 100.0], ["Nothing", 0, 0, 0]]
+
+
+def test_a_conversion_rate_is_of_the_visitors_less_what_only_the_goal_asks(shop):
+    shop.goal("Bought", "event", "buy")
+    shop.view("ann", "/?utm_source=news"), shop.event("ann", "buy", p={"plan": "pro"})
+    shop.view("bob", "/?utm_source=news"), shop.view("cleo"), shop.event("dan", "buy")
+    assert shop.ask("visitors conversion_rate", filters=[["is", "event:goal", ["Bought"]]]) == [[2, 50.0]]
+    assert shop.ask("conversion_rate", filters=[["is", "event:goal", ["Bought"]], ["is", "visit:source", ["news"]]]) == [[50.0]]
+    assert shop.ask("conversion_rate", filters=[["is", "event:goal", ["Bought"]], ["is", "event:props:plan", ["pro"]]]) == [[25.0]]
+    assert shop.ask("visitors conversion_rate group_conversion_rate", by="visit:source", filters=[["is", "event:goal", ["Bought"]]]) == [
+        ["Direct", 1, 25.0, 50.0], ["news", 1, 25.0, 50.0]]
+
+
+def test_goals_over_time_and_compared(shop):
+    shop.goal("Bought", "event", "buy")
+    shop.event("ann", "buy"), shop.view("bob"), shop.wait(days=1)
+    shop.event("ann", "buy"), shop.event("bob", "buy"), shop.wait(days=1)
+    assert shop.ask("visitors conversion_rate", by="event:goal time:day", period=["2026-06-01", "2026-06-03"]) == [
+        ["Bought", "2026-06-01", 1, 50.0], ["Bought", "2026-06-02", 2, 100.0], ["Bought", "2026-06-03", 0, 0]]
+    compared = shop.answer({"metrics": ["visitors", "conversion_rate"], "dimensions": ["event:goal"], "date_range": ["2026-06-02", "2026-06-02"],
+                            "include": {"comparisons": {"mode": "previous_period"}}})["results"]
+    assert compared[0]["comparison"] == {"dimensions": ["Bought"], "metrics": [1, 50.0], "change": [100.0, 50.0]}
+
+
+def test_goals_are_kept_changed_and_deleted(shop):
+    made = shop.goal("Bought")
+    assert made == {"id": made["id"], "name": "Bought", "kind": "page", "match": "is", "value": "/thanks", "filters": []}
+    shop.add("goals", 409, name="Bought", kind="page", value="/other")
+    changed = shop.call("PATCH", f"/api/goals/{made['id']}", {"kind": "scroll", "match": "starts_with", "at_least": 75})
+    assert changed == {"id": made["id"], "name": "Bought", "kind": "scroll", "match": "starts_with", "value": "/thanks", "at_least": 75, "filters": []}
+    for number in range(4):
+        shop.goal(f"Goal {number}")
+    page = shop.call("GET", "/api/goals?site_id=example.com&limit=2&offset=1", token=shop.token)
+    assert ([each["name"] for each in page["goals"]], page["total"]) == (["Goal 0", "Goal 1"], 5)
+    assert shop.call("DELETE", f"/api/goals/{made['id']}") == {}
+    shop.call("DELETE", f"/api/goals/{made['id']}", status=404)
+    assert [each["name"] for each in shop.call("GET", "/api/goals?site_id=example.com")["goals"]] == [f"Goal {number}" for number in range(4)]
+
+
+def test_who_may_only_read_changes_nothing(shop):
+    made = shop.goal("Bought")
+    body = {"site_id": "example.com", "name": "B", "kind": "page", "value": "/", "filters": [["is", "visit:os", ["Linux"]]]}
+    for method, path in (("POST", "/api/goals"), ("PATCH", f"/api/goals/{made['id']}"), ("DELETE", f"/api/goals/{made['id']}"), ("POST", "/api/segments")):
+        assert shop.call(method, path, {key: value for key, value in body.items() if "goals" in path or key not in ("kind", "value")},
+                         403, shop.token)["code"] == "forbidden"
+    assert [each["name"] for each in shop.call("GET", "/api/goals?site_id=example.com", token=shop.token)["goals"]] == ["Bought"]
+
+
+def test_a_token_of_another_site_sees_no_goals_of_this_one(shop):
+    shop.app.add_site("other.example")
+    made, token = shop.goal("Bought"), shop.app.create_token("other", "other.example")
+    shop.call("GET", "/api/goals?site_id=example.com", status=404, token=token)
+    assert shop.call("GET", "/api/goals?site_id=other.example", token=token) == {"goals": [], "total": 0}
+    assert shop.call("POST", "/api/v2/query", {"site_id": "other.example", "metrics": ["visitors"], "date_range": "day",
+                                               "filters": [["is", "event:goal", ["Bought"]]]}, 400, token)["details"][0]["field"] == "filters"
+    assert made["id"]
+
+
+def test_what_a_goal_was_renamed_to_is_its_name_everywhere(shop):
+    made = shop.goal("Bought", "event", "buy")
+    number = shop.segment("Buyers", ["has_done", ["or", [["is", "event:goal", ["Bought"]], ["is", "event:page", ["Bought"]]]]])
+    shop.call("PATCH", f"/api/goals/{made['id']}", {"name": "Paid"})
+    kept = shop.call("GET", "/api/segments?site_id=example.com")["segments"]
+    assert kept[0]["filters"] == [["has_done", ["or", [["is", "event:goal", ["Paid"]], ["is", "event:page", ["Bought"]]]]]]
+    shop.event("ann", "buy")
+    assert shop.call("POST", "/api/v2/query", {"site_id": "example.com", "metrics": ["visitors"], "date_range": "day", "filters": [
+        ["is", "segment", [number]]]})["results"][0]["metrics"] == [1]
+
+
+def test_an_answer_is_not_kept_beyond_a_change_of_a_goal(shop):
+    made = shop.goal("Bought")
+    shop.view("ann", "/thanks"), shop.view("bob", "/other")
+    shop.wait(days=2), shop.jobs()
+    assert shop.ask("visitors", by="event:goal", period="7d") == [["Bought", 1]]
+    shop.named.goals["Bought"] = shop.call("PATCH", f"/api/goals/{made['id']}", {"match": "starts_with", "value": "/"})
+    assert shop.ask("visitors", by="event:goal", period="7d") == [["Bought", 2]]
+
+
+def test_suggested_are_the_events_and_pages_most_seen_that_no_goal_is_of(shop):
+    for person in ("ann", "bob"):
+        shop.view(person, "/thanks"), shop.event(person, "signup")
+    shop.view("ann", "/"), shop.event("ann", "download", "/")
+    assert shop.call("GET", "/api/goals/suggestions?site_id=example.com", token=shop.token)["suggestions"] == [
+        {"kind": "event", "value": "signup", "name": "signup", "visitors": 2},
+        {"kind": "event", "value": "download", "name": "download", "visitors": 1},
+        {"kind": "page", "match": "is", "value": "/", "name": "Visit /", "visitors": 2},
+        {"kind": "page", "match": "is", "value": "/thanks", "name": "Visit /thanks", "visitors": 2}]
+    shop.goal("Joined", "event", "signup"), shop.goal("Bought")
+    assert [each["value"] for each in shop.call("GET", "/api/goals/suggestions?site_id=example.com")["suggestions"]] == ["download", "/"]
+
+
+# ---- segments --------------------------------------------------------------------------------------------------------
+
+def test_a_segment_stands_for_its_filters_wherever_filters_stand(shop):
+    linux = shop.segment("Linux", ["is", "visit:os", ["Linux"]])
+    readers = shop.segment("Readers on Linux", ["is", "segment", [linux]], ["not", ["has_not_done", ["contains", "event:page", ["blog"]]]])
+    shop.view("ann", "/blog"), shop.view("bob", "/blog"), shop.view("bob", "/"), shop.view("dan", "/")
+    assert shop.ask("visitors", filters=[["is", "segment", [linux]]]) == [[2]]
+    assert shop.ask("visitors pageviews", filters=[["is", "segment", [readers]]]) == [[1, 2]]
+    assert shop.ask("visitors", filters=[["is_not", "segment", [readers]]]) == [[2]]
+    assert shop.ask("visitors", filters=[["or", [["is", "segment", [readers]], ["is", "event:page", ["/"]]]]]) == [[2]]
+    shop.goal("Linux blog", value="/blog", filters=[["is", "segment", [linux]]])
+    assert shop.ask("visitors", by="event:goal") == [["Linux blog", 1]]
+
+
+def test_segments_do_not_go_round_in_a_circle(shop):
+    first = shop.segment("First", ["is", "visit:os", ["Linux"]])
+    second = shop.segment("Second", ["is", "segment", [first]])
+    goal = shop.goal("Goal", value="/", filters=[["is", "segment", [second]]])
+    for circle in ([["is", "segment", [second]]], [["not", ["is", "segment", [first]]]], [["is", "event:goal", ["Goal"]]]):
+        answer = shop.call("PATCH", f"/api/segments/{first}", {"filters": circle}, 400)
+        assert "circle" in answer["error"]
+    assert goal and shop.call("GET", "/api/segments?site_id=example.com")["segments"][0]["filters"] == [["is", "visit:os", ["Linux"]]]
+
+
+def test_what_is_in_use_is_not_deleted_and_it_says_by_what(shop):
+    linux = shop.segment("Linux", ["is", "visit:os", ["Linux"]])
+    goal = shop.goal("Goal", value="/", filters=[["is", "segment", [linux]]])
+    shop.segment("Reached", ["has_done", ["is", "event:goal", ["Goal"]]])
+    answer = shop.call("DELETE", f"/api/segments/{linux}", status=409)
+    assert answer["code"] == "conflict" and "the goal 'Goal'" in answer["error"]
+    assert "the segment 'Reached'" in shop.call("DELETE", f"/api/goals/{goal['id']}", status=409)["error"]
+
+
+def test_segments_that_stand_for_segments_stay_small(shop):
+    last = shop.segment("0", ["is", "visit:os", ["Linux"]])
+    names = [shop.segment(str(number), ["or", [["is", "segment", [last]]] * 40]) for number in (1,)]
+    assert "stand for more than" in shop.refused("segments", name="x", filters=[["or", [["is", "segment", names]] * 60]])
+    for number in range(2, 6):
+        last = shop.segment(str(number), ["not", ["not", ["is", "segment", [last]]]])
+    deep = {"name": "deep", "filters": [["not", ["not", ["not", ["not", ["is", "segment", [last]]]]]]]}
+    assert "deeper" in shop.refused("segments", **deep)
+
+
+class Person:
+    """Somebody who is signed in."""
+
+    def __init__(self, shop, name):
+        self.shop = shop
+        with contextlib.suppress(mininumbers.MiniNumbersError):
+            shop.app.setup(name, PASSWORD)
+        answer = shop.http.post_json("/api/login", {"username": name, "password": PASSWORD}, headers={"Sec-Fetch-Site": "same-origin"})
+        self.cookie = "; ".join(each.partition(";")[0] for each in answer.headers.getall("Set-Cookie"))
+        shop.http.reset()
+
+    def call(self, method, path, body=None, status=200):
+        headers = {"Cookie": self.cookie, "Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}
+        answer = self.shop.http.request(path, method=method, headers=headers, status=status, body=json.dumps(body or {}).encode() if method != "GET" else b"")
+        self.shop.http.reset()
+        return answer.json
+
+
+def test_a_personal_segment_is_its_makers_alone(shop):
+    ann, bob = Person(shop, "ann"), Person(shop, "bob")
+    body = {"site_id": "example.com", "name": "Mine", "personal": True, "filters": [["is", "visit:os", ["Linux"]]]}
+    made = ann.call("POST", "/api/segments", body, 201)
+    assert made["personal"] is True
+    assert bob.call("GET", "/api/segments?site_id=example.com") == {"segments": [], "total": 0}
+    bob.call("PATCH", f"/api/segments/{made['id']}", {"name": "His"}, 404), bob.call("DELETE", f"/api/segments/{made['id']}", status=404)
+    question = {"site_id": "example.com", "metrics": ["visitors"], "date_range": "day", "filters": [["is", "segment", [made["id"]]]]}
+    assert ann.call("POST", "/api/v2/query", question)["results"]
+    assert "no segment" in bob.call("POST", "/api/v2/query", question, 400)["error"]
+    bob.call("POST", "/api/segments", body, 201)  # the name is free for others
+    ann.call("POST", "/api/segments", body, 409)
+
+
+def test_what_is_shared_does_not_rest_on_what_is_personal(shop):
+    ann = Person(shop, "ann")
+    mine = ann.call("POST", "/api/segments", {"site_id": "example.com", "name": "Mine", "personal": True, "filters": [["is", "visit:os", ["Linux"]]]}, 201)
+    shared = {"site_id": "example.com", "name": "Ours", "filters": [["is", "segment", [mine["id"]]]]}
+    assert "no segment" in ann.call("POST", "/api/segments", shared, 400)["error"]
+    ann.call("PATCH", f"/api/segments/{mine['id']}", {"personal": False})
+    ann.call("POST", "/api/segments", shared, 201)
+    assert "the segment 'Ours'" in ann.call("PATCH", f"/api/segments/{mine['id']}", {"personal": True}, 400)["error"]
+
+
+def test_of_a_personal_segment_that_uses_something_others_learn_no_name(shop):
+    ann, goal = Person(shop, "ann"), shop.goal("Bought")
+    ann.call("POST", "/api/segments", {"site_id": "example.com", "name": "Secret", "personal": True, "filters": [["is", "event:goal", ["Bought"]]]}, 201)
+    answer = shop.call("DELETE", f"/api/goals/{goal['id']}", status=409)
+    assert "a personal segment" in answer["error"] and "Secret" not in json.dumps(answer)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+GOOD = {"name": "N", "kind": "page", "value": "/"}
+
+
+@pytest.mark.parametrize("field, body", [
+    ("name", {"name": ""}), ("name", {"name": "   "}), ("name", {"name": 5}), ("name", {"name": "x" * 121}), ("name", {"name": "a\u0007"}),
+    ("kind", {"kind": "visit"}), ("kind", {"kind": None}), ("kind", {"kind": ["page"]}), ("match", {"match": "regex"}), ("match", {"match": {}}),
+    ("value", {"value": ""}), ("value", {"value": "thanks"}), ("value", {"value": "thanks", "match": "wildcard"}), ("value", {"value": "/" * 2001}),
+    ("value", {"kind": "event", "value": "e" * 121}), ("value", {"value": ["/"]}),
+    ("at_least", {"kind": "scroll"}), ("at_least", {"kind": "scroll", "at_least": 0}), ("at_least", {"kind": "scroll", "at_least": 101}),
+    ("at_least", {"kind": "time", "at_least": "30"}), ("at_least", {"kind": "time", "at_least": True}), ("at_least", {"kind": "time", "at_least": 86_401}),
+    ("value", {"match": "matches", "value": "("}), ("value", {"match": "matches", "value": "(?=x)"}), ("filters", {"filters": {}}),
+    ("filters", {"filters": [["is", "event:nothing", ["x"]]]}), ("filters", {"filters": [["is", "event:goal", ["N"]]]}),
+    ("filters", {"filters": [["is", "segment", [1]]]}), ("filters", {"filters": [["is", "segment", [True]]]}), ("filters", {"filters": [["is", "segment", "1"]]}),
+    ("filters", {"filters": [["at_least", "event:scroll_depth", ["50"]]]}), ("filters", {"filters": [["at_least", "event:page", [5]]]}),
+    ("filters", {"filters": [["at_least", "event:time_on_page", [1e99]]]}), ("unknown", {"unknown": 1}),
+], ids=str)
+def test_a_goal_that_makes_no_sense_is_refused_by_field(shop, field, body):
+    body = GOOD | body
+    shop.refused("goals", field, **body)
+    assert shop.call("GET", "/api/goals?site_id=example.com")["total"] == 0
+
+
+@pytest.mark.parametrize("filters", [
+    None, [], {}, "x", [[]], [["is"]], [["is", "visit:os", []]], [["and", []]], [["not", 1]], [["is", "segment", []]], [["contains", "segment", ["1"]]],
+    [["is", "event:goal", [5]]], [["is", "event:goal", ["No such"]]], [["is", "event:goal", ["x"], {"case_sensitive": False}]],
+    [["starts_with", "event:page", [5]]], [["is", ["event:page"], ["/"]]], [["is", "segment", [2 ** 70]]]])
+def test_a_segment_that_makes_no_sense_is_refused(shop, filters):
+    shop.refused("segments", name="S", filters=filters)
+
+
+def test_property_names_may_have_dots_quotes_and_300_bytes(shop):
+    for name in ("a.b", "it's \"quoted\"", "ü" * 150, "x" * 300):
+        shop.event("ann", "signup", p={name: "yes"})
+        assert shop.ask("events", by=None, dimensions=[f"event:props:{name}"])
+        shop.goal(name[:100], "event", "signup", filters=[["is", f"event:props:{name}", ["yes"]]])
+    assert [events for _, events in shop.ask("events", by="event:goal")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(x+x+)+y", "^(([a-z])+.)+[A-Z]([a-z])+$"])
+def test_a_pattern_that_explodes_elsewhere_is_just_a_pattern(shop, pattern):
+    shop.view("ann", "/" + "a" * 1500)
+    shop.goal("Goal", match="matches", value=pattern)
+    assert shop.call("POST", "/api/v2/query", {"site_id": "example.com", "metrics": ["visitors"], "dimensions": ["event:goal"],
+                                               "date_range": "day"})["results"][0]["metrics"] == [0]
+
+
+def test_a_conversion_rate_needs_a_goal(shop):
+    body = {"site_id": "example.com", "date_range": "day"}
+    for more in ({"metrics": ["conversion_rate"]}, {"metrics": ["group_conversion_rate"], "dimensions": ["visit:source"]},
+                 {"metrics": ["percentage"], "dimensions": ["event:goal"]}):
+        assert shop.post_query(body | more, status=400).json["details"][0]["field"] == "metrics"
+
+
+# ---- random traffic --------------------------------------------------------------------------------------------------
+
+PAGES = ["/", "/a", "/a/b", "/thanks"]
+NAMES = ["pageview", "pageview", "pageview", "signup", "buy", "engagement"]
+LEAVES = st.one_of(
+    st.tuples(st.sampled_from(["is", "is_not", "starts_with", "contains"]), st.just("event:page"), st.lists(st.sampled_from(PAGES), min_size=1, max_size=2)),
+    st.tuples(st.sampled_from(["is", "is_not"]), st.just("event:name"), st.lists(st.sampled_from(NAMES[2:5]), min_size=1, max_size=2)),
+    st.tuples(st.just("is"), st.just("event:props:plan"), st.sampled_from([["pro"], ["(none)"], ["free", "pro"]])),
+    st.tuples(st.sampled_from(["is", "is_not"]), st.sampled_from(["visit:os", "visit:browser"]), st.sampled_from([["Linux"], ["Chrome"], ["iOS", "Linux"]])),
+    st.tuples(st.just("at_least"), st.sampled_from(["event:scroll_depth", "event:time_on_page"]), st.sampled_from([[0], [40], [75]])),
+).map(list)
+FILTERS = st.recursive(LEAVES, lambda inner: st.one_of(
+    st.tuples(st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=3)).map(list),
+    st.tuples(st.sampled_from(["not", "has_done", "has_not_done"]), inner).map(list)), max_leaves=3)
+GOALS = st.one_of(
+    st.fixed_dictionaries({"kind": st.just("page"), "match": st.sampled_from(["is", "starts_with", "contains"]), "value": st.sampled_from(PAGES)}),
+    st.fixed_dictionaries({"kind": st.just("page"), "match": st.just("wildcard"), "value": st.sampled_from(["/*", "/**", "/a/*", "/**s"])}),
+    st.fixed_dictionaries({"kind": st.just("event"), "value": st.sampled_from(["signup", "buy"]), "filters": st.lists(FILTERS, max_size=1)}),
+    st.fixed_dictionaries({"kind": st.sampled_from(["scroll", "time"]), "match": st.just("starts_with"), "value": st.sampled_from(PAGES),
+                           "at_least": st.sampled_from([1, 40])}))
+
+
+@st.composite
+def traffic(draw, most=40):
+    """[(seconds since the one before, who, page, name, further fields)], dense enough for visits, at times several in one second."""
+    steps = draw(st.lists(st.tuples(st.sampled_from([0, 0, 5, 60, 600, 1_900, 30_000]), st.sampled_from(sorted(PEOPLE)), st.sampled_from(PAGES),
+                                    st.sampled_from(NAMES), st.sampled_from([{}, {}, {"p": {"plan": "pro"}}, {"p": {"plan": "free"}}]),
+                                    st.sampled_from([(20, 30), (50, 80), (5, None)])), min_size=1, max_size=most))
+    return [(gap, who, page, name, {"e": read[0] * 1000, **({"sd": read[1]} if read[1] else {})} if name == "engagement" else more)
+            for gap, who, page, name, more, read in steps]
+
+
+def play(shop, steps):
+    for gap, who, page, name, more in steps:
+        shop.wait(seconds=gap)
+        shop.send(who, {"n": name, "u": page, **more})
+    shop.wait(seconds=40_000)
+
+
+@st.composite
+def questions(draw, segments):
+    named = st.one_of(st.just(["is", "event:goal", ["G0"]]), st.just(["is_not", "event:goal", ["G0", "G1"]]), st.just(["has_done", ["is", "event:goal", ["G1"]]]),
+                      st.sampled_from(segments).map(lambda each: ["is", "segment", [each]]), st.just(["is_not", "segment", segments]))
+    filters = draw(st.lists(st.one_of(named, named, FILTERS), max_size=2))
+    dimensions = draw(st.sampled_from([["event:goal"], ["event:goal", "visit:os"], ["event:goal", "time:day"], ["event:page"], ["visit:os"], ["time:day"], [],
+                                       ["event:goal", "event:props:plan"], ["event:page", "event:goal"], ["visit:browser", "time:day"]]))
+    metrics = ["visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration"]
+    if "event:goal" in dimensions or any(map(oracle.says_which_conversions, filters)):
+        metrics += ["conversion_rate", "group_conversion_rate"]
+    body = {"metrics": draw(st.lists(st.sampled_from(metrics), min_size=1, max_size=4, unique=True)), "dimensions": dimensions, "filters": filters,
+            "date_range": draw(st.sampled_from(["all", "7d", ["2026-06-01", "2026-06-02"], "day"]))}
+    if draw(st.booleans()):
+        body["include"] = {"comparisons": {"mode": "previous_period"}}
+    return body
+
+
+MUCH = settings(max_examples=int(__import__("os").environ.get("EXAMPLES", 40)), deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
+
+
+@MUCH
+@given(data=st.data())
+def test_goals_and_segments_equal_a_naive_recount(tmp_path_factory, data):
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    with contextlib.closing(shop):
+        play(shop, data.draw(traffic()))
+        if data.draw(st.booleans()):
+            shop.jobs()
+        for number, goal in enumerate(data.draw(st.lists(GOALS, min_size=2, max_size=3))):
+            shop.goal(f"G{number}", **goal)
+        inner = shop.segment("S0", *data.draw(st.lists(FILTERS, min_size=1, max_size=2)))
+        outer = shop.segment("S1", ["or", [["is", "segment", [inner]], ["is", "event:goal", ["G0"]]]])
+        for _ in range(4):
+            shop.answer(data.draw(questions([inner, outer])))
