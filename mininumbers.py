@@ -1004,13 +1004,26 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
         raise DatabaseError(f"{path} was written by a newer Mini Numbers (schema {version}, this one knows {newest}): install that version")
     if not tables:
         connection.execute("pragma auto_vacuum = incremental")  # purged space can go back to the file system bit by bit
-    connection.execute("pragma journal_mode = wal")
+    _use_log(connection)
     connection.execute("pragma synchronous = full")  # a commit is on the disk before its hit is acknowledged
     connection.execute("pragma secure_delete = on")  # a deleted salt is overwritten, not only forgotten
     connection.execute("pragma temp_store = memory")  # what a statement may have to undo is kept, salts too: not in a file
     if version < newest:
         _migrate(connection, versions)
     _write_nothing(connection)  # says now, and not at the first hit, that the file cannot be written
+
+
+def _use_log(connection: sqlite3.Connection, patience: float = 10) -> None:
+    """Switch to a write-ahead log. Of processes that do so at once SQLite lets none wait for the others, so each tries again."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _write_nothing(connection: sqlite3.Connection) -> None:
@@ -3295,8 +3308,9 @@ class Collector:
 # ---- periods and filters ---------------------------------------------------------------------------------------------
 # Local time becomes ranges of hit ids here, and filters become SQL: nothing else writes a WHERE from what was asked.
 
-INTERVALS = ("minute", "hour", "day", "week", "month")
+INTERVALS = ("minute", "hour", "day", "week", "month", "hour_of_week")
 MAX_BUCKETS = 10_000
+MAX_HOURS = 100_000  # that hours of the week are put together of: some eleven years
 MAX_FILTER_DEPTH = 16
 MAX_VALUES = 1_000  # in one filter
 MAX_FILTERS = 2_000  # in one question, once all that its goals and segments stand for is in their place
@@ -3443,13 +3457,29 @@ def interval_of(dimension: str, period: Period) -> str:
 
 
 def buckets_of(period: Period, interval: str) -> list[Bucket]:
-    """Return the buckets of a period, none left out. Raises InvalidInput where they would be too many."""
+    """Return the buckets of a period, none left out. Raises InvalidInput where they would be too many.
+
+    Hours of the week come around again, so of them `start` and `end` only say their place: "1 09" is Mondays from nine to ten.
+    """
+    if interval == "hour_of_week":
+        return [Bucket(f"{place // 24 + 1} {place % 24:02}", place, place + 1) for place in range(168)]
     seconds = {"minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_419_200}[interval]
     if (period.end - period.start) / seconds > MAX_BUCKETS:
         raise InvalidInput.of("dimensions", f"time:{interval} gives too many points for this period; take a longer interval")
     edges = _clock_edges(period, seconds) if seconds <= 3600 else _calendar_edges(period, interval)
     starts = [max(start, period.start) for start, _ in edges] + [period.end]
     return [Bucket(label, start, end) for (_, label), start, end in zip(edges, starts, starts[1:]) if start < end]  # a zone may skip a day
+
+
+def ranges_of(period: Period, interval: str, buckets: Sequence[Bucket]) -> list[tuple[int, int, int]]:
+    """Return [(place of a bucket, from, to)]: the ranges of hit ids that buckets are made of. Raises InvalidInput for too many."""
+    if interval != "hour_of_week":
+        return [(place, bucket.start << 16, bucket.end << 16) for place, bucket in enumerate(buckets)]
+    if period.end - period.start > MAX_HOURS * 3600:
+        raise InvalidInput.of("dimensions", "time:hour_of_week is for shorter periods")
+    edges = _clock_edges(period, 3600)
+    ends = [second for second, _ in edges[1:]] + [period.end]
+    return [(datetime.fromisoformat(label[:10]).weekday() * 24 + int(label[11:13]), second << 16, end << 16) for (second, label), end in zip(edges, ends)]
 
 
 def _calendar_edges(period: Period, interval: str) -> list[tuple[int, str]]:
@@ -3791,7 +3821,8 @@ SUMS = {
 _AT_MOST_ONE = {"entries", "bounces", "viewed", "scrolled", "exits"}  # of each visit
 _UNPACKED = {"engaged", "depth", "scrolled"}  # of hits; too large to be kept for every visit
 _HIT_SUMS = ("pageviews", "events", "engaged", "depth", "exits")
-_HIT_KINDS = ("page", "name", "hostname")
+_HIT_KINDS = ("page", "name", "hostname", "hour")
+HOUR = "hour"  # of the day, as a dimension of sealed days: not one of DIMENSIONS, since its values are no texts
 _VISIT_SUMS = ("pageviews", "events", "bounces", "duration", "exits")
 _PACKED = ("visitor", "client_id", "origin_id", "entry_page", "exit_page", *_VISIT_SUMS)
 
@@ -3886,29 +3917,32 @@ class _Piece(NamedTuple):
     page: dict[int, tuple]
     name: dict[int, tuple]
     hostname: dict[int, tuple]
+    hour: dict[int, tuple]
 
 
 _PIECE_COLUMNS = "id, visitor, client_id, origin_id, entry_page, exit_page, pageviews = 1 and not interactive, duration, exit_id"
 
 
-def _read_pieces(db: sqlite3.Connection, site_id: int, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
+def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
     """Return the pieces of visits that lie between two ids; only of some, where rows of `visits` are given by their id."""
     only = "" if visits is None else "and visit_id in (select value from json_each(:only))"
     hits = db.execute(f"""
         select visit_id, page, name, hostname, engaged, scroll, id from hits
         where site_id = :site and id >= :low and id < :high {only} order by visit_id""",
-                      {"site": site_id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
+                      {"site": site.id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
     if visits is None:
-        visits = _read_visits(db, site_id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
+        visits = _read_visits(db, site.id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
+    hour_of = functools.cache(lambda quarter: datetime.fromtimestamp(quarter * 900, site.zone).hour)  # clocks change on the quarter
     # A hit of no visit, as only a damaged database has, is left out.
-    return [_piece(visits[visit_id], list(rows)) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
+    return [_piece(visits[visit_id], list(rows), hour_of) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
 
 
-def _piece(visit: tuple, rows: list[tuple]) -> _Piece:
-    piece = _Piece(visit, {}, {}, {})
+def _piece(visit: tuple, rows: list[tuple], hour_of: Callable[[int], int]) -> _Piece:
+    piece = _Piece(visit, {}, {}, {}, {})
     for _, page, name, hostname, engaged, scroll, hit_id in rows:
         sums = (int(name == PAGEVIEW), 1, engaged, 0 if scroll is None else scroll + 1, int(hit_id == visit[8]))
-        for saw, value in ((piece.page, page), (piece.name, name), (piece.hostname, hostname)):
+        hour = hour_of((hit_id >> 16) // 900)
+        for saw, value in ((piece.page, page), (piece.name, name), (piece.hostname, hostname), (piece.hour, hour)):
             saw[value] = _joined(saw[value], sums) if value in saw else sums
     return piece
 
@@ -3970,7 +4004,7 @@ class Day(NamedTuple):
 def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     """Return a day, given by its ordinal, from visits and hits."""
     two_before, before, start, end = (midnight(date.fromordinal(each), site.zone) << 16 for each in range(day - 2, day + 2))
-    pieces = _read_pieces(db, site.id, start, end)
+    pieces = _read_pieces(db, site, start, end)
     visits_of = Counter(piece.visit[1] for piece in pieces)
     single, several = [], []
     for piece in pieces:
@@ -3979,7 +4013,7 @@ def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     if came_before:
         rows = (row for row in _read_visits(db, site.id, before, end, ()).values() if row[1] in came_before)
         visits = {row[0]: row for row in rows}
-        seam = [(sign, _block(_read_pieces(db, site.id, low, high, visits), with_visitors=True))
+        seam = [(sign, _block(_read_pieces(db, site, low, high, visits), with_visitors=True))
                 for sign, low, high in ((1, before, end), (-1, before, start), (-1, start, end))]
     apart = visits_of.keys() & _visitors(db, site.id, two_before, before) or db.execute(
         "select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
@@ -4040,7 +4074,7 @@ class Choice:
     def kinds_of(filters: Sequence, dimension: str | None = None) -> set[str]:
         """Return the dimensions of hits that must be looked at together to answer this."""
         kept = [each for each in filters if each != VIEWS or not Choice._is_of_views(filters)]
-        return {name for name in (*filtered_dimensions(kept), dimension) if name and DIMENSIONS[name].column.startswith("h.")}
+        return {name for name in (*filtered_dimensions(kept), dimension) if name and _hit_kind(name)}
 
     def counted(self, name: str) -> str:
         """Return which of the sums beside a page holds what counts for `name`."""
@@ -4171,6 +4205,12 @@ class Chosen:
         return bytes(entered)
 
 
+def _hit_kind(dimension: str) -> str | None:
+    """Return what of hits a dimension looks at; None where it looks at visits."""
+    column = "h.hour" if dimension == HOUR else DIMENSIONS[dimension].column
+    return column[2:] if column.startswith("h.") else None
+
+
 class Target:
     """What a report wants of days: sums, by the values of a dimension if there is one, in buckets of days given by ordinals."""
 
@@ -4181,9 +4221,8 @@ class Target:
 
     @property
     def kind(self) -> str | None:
-        """The kind of hits its dimension looks at: page, name or hostname."""
-        column = DIMENSIONS[self.dimension].column if self.dimension else ""
-        return column[2:] if column.startswith("h.") else None
+        """The kind of hits its dimension looks at: page, name, hostname or hour."""
+        return _hit_kind(self.dimension) if self.dimension else None
 
     def seen(self) -> list[tuple[int, int]]:
         """Return [(bucket, value)] where anything was seen."""
@@ -4332,7 +4371,8 @@ class Days:
         wanted = {*sums} if "visitors" in sums else {"visits", *sums}
         if filters and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
             return None
-        if not all(self._may_be_added(*each) for each in days) or self._unsealed(days[0][0], days[-1][1]) is None:
+        added = [(days[0][0], days[-1][1])] if dimension == HOUR else days  # of which each bucket is a day that others are added to
+        if not all(self._may_be_added(*each) for each in added) or self._unsealed(days[0][0], days[-1][1]) is None:
             return None
         if not filters and self._is_wide(dimension, days) and wanted & {*_UNPACKED, "exits"}:
             return None
@@ -4462,8 +4502,11 @@ class Days:
 
 
 def _place(dimension: str | None) -> int:
-    """Return the number that stands for a dimension in `rollups`."""
-    return 0 if dimension is None else 1 + list(DIMENSIONS).index(dimension)
+    """Return the number that stands for a dimension in `rollups`. Hours are never added up to months, which have all kinds of weekdays."""
+    return 0 if dimension is None else _HOUR_PLACE if dimension == HOUR else 1 + list(DIMENSIONS).index(dimension)
+
+
+_HOUR_PLACE = 62  # out of the way of more dimensions, and still a bit of `days.wide`
 
 
 def month_length(day: int) -> int:
@@ -4558,15 +4601,15 @@ def _rollups(db: sqlite3.Connection, site: Site, read: Day) -> tuple[list[tuple]
     """Return (rows of `rollups` from their dimension on, the bits of dimensions that have too many values)."""
     rows, wide = [], 0
     for is_seam, parts in ((0, [(1, block) for block in read.blocks]), (1, read.seam)):
-        targets = [Target(dimension, ((0, 0),)) for dimension in (None, *DIMENSIONS)]
+        targets = [Target(dimension, ((0, 0),)) for dimension in (None, *DIMENSIONS, *(() if is_seam else (HOUR,)))]
         scan = Scan(db, Choice(db, site, []))
         for target in targets:
             target.wanted = set(SUMS) - ({*_UNPACKED, "viewed"} if target.kind is None else set())
         for sign, block in parts:
             scan.add(block, sign, [(target, 0) for target in targets])
         scan.finish(targets)
-        for place, target in enumerate(targets):
-            sums = target.sums[0]
+        for target in targets:
+            place, sums = _place(target.dimension), target.sums[0]
             values = sorted(set().union(*sums.values()))
             if not is_seam and len(values) > WIDE:
                 wide |= 1 << place
@@ -4894,7 +4937,9 @@ class Report:
     def plan(self, days: Days) -> None:
         """Let sealed days answer this, if they can; without them it counts hits."""
         named = [name for name in self.query.dimensions if name not in TIME_DIMENSIONS]
-        if self.period.is_whole_days and self.interval in (None, "day", "week", "month") and len(named) <= 1 and DIMENSIONS.keys() >= set(named):
+        if self.period.is_whole_days and self.interval == "hour_of_week" and not named:
+            self._target = days.want(self.query.filters, HOUR, self.sums, buckets_of(self.period, "day"))
+        elif self.period.is_whole_days and self.interval in (None, "day", "week", "month") and len(named) <= 1 and DIMENSIONS.keys() >= set(named):
             self._target = days.want(self.query.filters, named[0] if named else None, self.sums, self.buckets)
         if self._target is None:
             days.span = None
@@ -4905,7 +4950,7 @@ class Report:
         if self.interval is None:
             return [Bucket("", self.period.start, self.period.end)]
         buckets = buckets_of(self.period, self.interval)
-        if self.query.include.get("trim_relative_date_range"):
+        if self.query.include.get("trim_relative_date_range") and self.interval != "hour_of_week":
             return [bucket for bucket in buckets if bucket.start <= self.now] or buckets[:1]
         return buckets
 
@@ -4959,7 +5004,8 @@ class Report:
     def _read(self) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         """Yield (dimension values, sums) of all that was seen."""
         if self._target:
-            yield from self._read_days(self._target, self._target.seen())
+            hours = self._target.dimension == HOUR
+            yield from self._read_hours(self._target) if hours else self._read_days(self._target, self._target.seen())
             return
         for bucket, *values in self.db.execute(*self._sql()):
             names = iter(values)
@@ -4971,6 +5017,14 @@ class Report:
         for bucket, value in seen:
             key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else text[value] for name in self.query.dimensions)
             yield key, target.sums_of(bucket, value)
+
+    def _read_hours(self, target: Target) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
+        """Yield the hours of the week, put together of the hours of days: no visitor of one is seen again a week later."""
+        found: dict[int, Counter[str]] = defaultdict(Counter)
+        for bucket, hour in target.seen():
+            found[(target.buckets[bucket][0] - 1) % 7 * 24 + hour].update(target.sums_of(bucket, hour))
+        for place, sums in found.items():
+            yield (self.buckets[place].label,), sums
 
     def _texts(self, values: set[int]) -> dict[int, str]:
         """Return the words for values of the one dimension."""
@@ -4988,10 +5042,11 @@ class Report:
         labels = [f"case {group} when 0 then {binder.bind(dimension.empty)} else (select text from texts where id = {group}) end"
                   for dimension, group in zip(named, groups)]
         grouping = ", ".join(["bucket", *groups])
-        edges = json.dumps([(bucket.start << 16, bucket.end << 16) for bucket in self.buckets])
+        ranges = json.dumps(ranges_of(self.period, self.interval, self.buckets) if self.interval else [(0, self.period.start << 16, self.period.end << 16)])
         return f"""
             with buckets as materialized (
-                select key as bucket, json_extract(value, '$[0]') as low, json_extract(value, '$[1]') as high from json_each({binder.bind(edges)})),
+                select json_extract(value, '$[0]') as bucket, json_extract(value, '$[1]') as low, json_extract(value, '$[2]') as high
+                from json_each({binder.bind(ranges)})),
             seen as (
                 select bucket, {columns} v.visitor, v.duration, v.pageviews = 1 and not v.interactive as bounced,
                     {'max(h.page = v.entry_page)' if self.query.by_page else '1'} as entered, count(*) as events, sum(h.name = {PAGEVIEW}) as pageviews,
@@ -5177,6 +5232,69 @@ def current_visitors(db: sqlite3.Connection, site: Site, now: float) -> int:
     """Return the visitors with a sign of life in the last five minutes."""
     return db.execute("select count(distinct visitor) from visits where site_id = ? and live = 1 and (id >> 16) + duration > ?",
                       (site.id, int(now) - 300)).fetchone()[0]
+
+
+LIVE_MINUTES = 30
+LIVE_ROWS = 10  # of each list
+LIVE_FEED = 30  # newest hits
+LIVE_HITS = 50_000  # most that are looked at: a site with more in half an hour is told of the newest
+
+
+class _LiveHit(NamedTuple):
+    id: int
+    visitor: int
+    name: int
+    page: int
+    source: int
+    country: int
+    browser: int
+
+
+def live(db: sqlite3.Connection, site: Site, now: float) -> dict:
+    """Return what happens just now: {"visitors", "minutes", "pages", "sources", "countries", "hits", "is_cut"}.
+
+    Visitors are the current ones, and the lists are of them, by the page they saw last. Minutes are [visitors, pageviews], the oldest
+    first; hits are the newest, with their age in seconds. Of a hit it tells nothing that would make two of them the same person's.
+    """
+    second = int(now)
+    present = db.execute("""
+        select v.exit_page, o.source, c.country from visits v join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
+        where v.site_id = ? and v.live = 1 and (v.id >> 16) + v.duration > ?""", (site.id, second - 300)).fetchall()
+    hits = list(map(_LiveHit._make, db.execute("""
+        select h.id, v.visitor, h.name, h.page, o.source, c.country, c.browser
+        from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id
+            join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
+        where h.site_id = ? and h.id >= ? order by h.id desc limit ?""", (site.id, (second - LIVE_MINUTES * 60 + 1) << 16, LIVE_HITS))))
+    counts = {name: Counter(column).most_common(LIVE_ROWS) for name, column in zip(("page", "source", "country"), zip(*present) if present else [()] * 3)}
+    texts = _live_texts(db, hits[:LIVE_FEED], counts)
+    return {"visitors": len(present), "minutes": _live_minutes(hits, second),
+            "pages": _live_rows(counts["page"], texts, "event:page"), "sources": _live_rows(counts["source"], texts, "visit:source"),
+            "countries": _live_rows(counts["country"], texts, "visit:country"),
+            "hits": [_live_hit(hit, texts, second) for hit in hits[:LIVE_FEED]], "is_cut": len(hits) == LIVE_HITS}
+
+
+def _live_minutes(hits: Sequence[_LiveHit], second: int) -> list[list[int]]:
+    visitors, pageviews = [set() for _ in range(LIVE_MINUTES)], [0] * LIVE_MINUTES
+    for hit in hits:
+        ago = max(0, second - (hit.id >> 16)) // 60
+        visitors[ago].add(hit.visitor)
+        pageviews[ago] += hit.name == PAGEVIEW
+    return [[len(who), views] for who, views in zip(reversed(visitors), reversed(pageviews))]
+
+
+def _live_texts(db: sqlite3.Connection, hits: Sequence[_LiveHit], counts: Mapping[str, list[tuple[int, int]]]) -> dict[int, str]:
+    wanted = {text for hit in hits for text in hit[2:]} | {text for rows in counts.values() for text, _ in rows}
+    return dict(db.execute("select id, text from texts where id in (select value from json_each(?))", (json.dumps(list(wanted)),)))
+
+
+def _live_rows(counts: Sequence[tuple[int, int]], texts: Mapping[int, str], dimension: str) -> list[list]:
+    return [[texts.get(text) or DIMENSIONS[dimension].empty, visitors] for text, visitors in counts]
+
+
+def _live_hit(hit: _LiveHit, texts: Mapping[int, str], second: int) -> dict:
+    named = {name: texts.get(getattr(hit, name)) or DIMENSIONS[dimension].empty for name, dimension in (
+        ("page", "event:page"), ("source", "visit:source"), ("country", "visit:country"), ("browser", "visit:browser"))}
+    return {"age": max(0, second - (hit.id >> 16)), "name": texts[hit.name], **named}
 
 
 def dropped_hits(db: sqlite3.Connection, site: Site, first: date, last: date) -> list[dict]:
@@ -6529,7 +6647,8 @@ def get_session(app: App, _: None) -> dict:
 
 
 def _say_user(db: sqlite3.Connection, principal: Principal) -> dict:
-    return {"username": principal.name, "role": principal.role, "two_factor": get_user(db, principal.id).totp_secret is not None}
+    return {"username": principal.name, "role": principal.role, "every_site": principal.site_ids is None,
+            "two_factor": get_user(db, principal.id).totp_secret is not None}
 
 
 def post_setup_check(app: App, _: None) -> dict:
@@ -6930,6 +7049,13 @@ def get_realtime(app: App, principal: Principal) -> bottle.HTTPResponse:
     return respond_json(current_visitors(app.store.reader(), site, app.clock()))
 
 
+def get_live(app: App, principal: Principal) -> dict:
+    """What happens on a site just now."""
+    site = _site_to_read(app, principal, read_arguments().get("site_id"))
+    with app.store.snapshot() as db:
+        return live(db, site, app.clock())
+
+
 def get_dropped(app: App, principal: Principal) -> dict:
     """What was not counted, by day and reason."""
     site = _site_to_read(app, principal, read_arguments().get("site_id"))
@@ -7052,6 +7178,7 @@ ROUTES = (
     Route("POST", "/api/annotations", editor, post_annotation),
     Route("PATCH", "/api/annotations/<id:int>", editor, patch_annotation),
     Route("DELETE", "/api/annotations/<id:int>", editor, delete_annotation),
+    Route("GET", "/api/live", viewer, get_live),
     Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),

@@ -338,3 +338,9 @@ create table funnels (
   definition  text not null,                          -- steps, order, window
   unique (site_id, name)
 );
+
+-- version 3
+-- Sealed days know the hours of what was seen; those that were sealed without are sealed anew.
+delete from rollups;
+delete from columns;
+delete from days;

@@ -98,9 +98,11 @@ class Server:
     """The real program, in a process of its own, on a free port."""
 
     def __init__(self, db, *flags, env=()):
+        unlimited = {"MININUMBERS_HITS_PER_ADDRESS": "0", "MININUMBERS_HITS_PER_SITE": "0",
+                     "MININUMBERS_REQUESTS_PER_TOKEN": "0"}  # what tests send comes from few addresses
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "mininumbers.py"), "serve", "--db", str(db), "--port", "0", *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **dict(env)})
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **unlimited, **dict(env)})
         self.output = ""
         while not (match := re.search(r"Open (http://\S+)/\n", self.output)):
             line = self.process.stdout.readline()

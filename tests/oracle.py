@@ -238,6 +238,8 @@ def label(time, unit, zone):
         return (day - day.weekday() * DAY).isoformat()
     if unit == "month":
         return day.replace(day=1).isoformat()
+    if unit == "hour_of_week":
+        return wall_clock.strftime("%u %H")
     text = wall_clock.strftime({"hour": "%Y-%m-%d %H:00:00", "minute": "%Y-%m-%d %H:%M:00"}[unit])
     if wall_clock.fold:  # the second time that the clock shows this
         text += wall_clock.isoformat()[-6:]
@@ -246,6 +248,8 @@ def label(time, unit, zone):
 
 def labels(period, unit):
     """All labels of a period, in the order in which they come."""
+    if unit == "hour_of_week":
+        return [f"{weekday} {hour:02}" for weekday in range(1, 8) for hour in range(24)]
     if unit in ("hour", "minute"):
         step = {"hour": QUARTER, "minute": 60}[unit]
         moments = range(period.start // step * step, period.end, step)

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from xml.etree import ElementTree
 
 import pytest
 import waitress
@@ -236,44 +237,7 @@ def enter(page, server, search=""):
     page.goto(f"{server.url}/{search}")
 
 
-# ---- the first run ---------------------------------------------------------------------------------------------------
-
-def setup_link(server):
-    """The link that the server prints after its address while nobody has an account."""
-    server.process.stdout.readline()
-    link = server.process.stdout.readline().strip()
-    assert re.fullmatch(re.escape(server.url) + r"/#setup=[\w-]{22}", link)
-    return link
-
-
-def test_from_the_printed_link_to_the_first_visit(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.clock.install()
-    link = setup_link(server)
-
-    page.goto(link)
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill(PASSWORD)
-    field(page, "Your site’s domain").fill("https://www.example.com/blog")
-    expect(pick(page, "Time zone")).to_have_value("Europe/Berlin")
-    page.get_by_role("button", name="Create the account").click()
-
-    expect(page.get_by_role("heading", name="No visits yet")).to_be_visible()
-    expect(page.locator("#tag")).to_have_text(f'<script defer src="{server.url}/tracker.js" data-site="example.com"></script>')
-    assert "setup" not in page.url
-
-    hit(server.url, "https://example.com/hello", r="https://news.ycombinator.com/")
-    page.clock.fast_forward(6_000)
-    assert headlines(page) == {"visitors": "1", "visits": "1", "pageviews": "1", "views_per_visit": "1.00", "bounce_rate": "100%", "visit_duration": "0s"}
-    assert rows(page, "pages") == [["/hello", "/hello", "1", "100%"]]
-    assert rows(page, "sources") == [["Hacker News", "Hacker News", "1", "100%"]]
-    expect(page.locator("#now")).to_have_text("1 now")
-
-    other = new_page(server.url)   # the link has done its work: there is an account now
-    other.goto(link)
-    expect(other.get_by_role("heading", name="Sign in to Mini Numbers")).to_be_visible()
-
+# ---- before the first visit -------------------------------------------------------------------------------------------
 
 def test_the_script_tag_can_be_copied(fresh, new_page):
     page = new_page(fresh.url, permissions=["clipboard-read", "clipboard-write"])
@@ -294,42 +258,6 @@ def test_whoever_waits_is_told_what_was_not_counted_and_why(fresh, new_page):
     line.locator("summary").click()
     reasons = json.loads(page.context.request.get(f"{fresh.url}/api/dropped?site_id=example.com").text())["reasons"]
     expect(line.locator("li")).to_have_text([f"2 foreign hosts: {reasons['hostname']}", f"1 bot: {reasons['bot']}"])
-
-
-def test_without_the_code_the_page_says_where_the_link_is(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(f"{server.url}/")
-    expect(page.get_by_text("Open the link that Mini Numbers printed in the terminal")).to_be_visible()
-    page.goto(setup_link(server))
-    expect(page.get_by_role("heading", name="Set up Mini Numbers")).to_be_visible()
-
-
-def test_a_wrong_code_is_explained_and_what_was_typed_stays(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(f"{server.url}/#setup=wrong")
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill(PASSWORD)
-    field(page, "Your site’s domain").fill("example.com")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-form [role=alert]")).to_contain_text("link")
-    expect(field(page, "Username")).to_have_value("owner")
-
-
-def test_a_field_that_will_not_do_is_named_beside_it(start_server, new_page):
-    server = start_server()
-    page = new_page(server.url)
-    page.goto(setup_link(server))
-    field(page, "Username").fill("owner")
-    field(page, "Password").fill("short")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-domain-wrong")).to_have_text("Your site’s domain is needed")
-    field(page, "Your site’s domain").fill("example.com")
-    page.get_by_role("button", name="Create the account").click()
-    expect(page.locator("#setup-password-wrong")).to_contain_text("Password ")
-    expect(field(page, "Password")).to_be_focused()
-    expect(field(page, "Password")).to_have_attribute("aria-describedby", "setup-password-wrong")
 
 
 # ---- the demo --------------------------------------------------------------------------------------------------------
@@ -668,9 +596,9 @@ def test_back_undoes_step_by_step_and_forward_does_it_again(dashboard):
 def test_escape_lets_go_of_the_tooltip_then_of_the_last_filter(dashboard):
     page = dashboard("?f=is,visit:device,Mobile&f=is,visit:os,Android")
     page.locator("#plot").press("ArrowLeft")
-    expect(page.locator(".tip")).to_be_visible()
+    expect(page.locator("#plot .tip")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.locator(".tip")).to_be_hidden()
+    expect(page.locator("#plot .tip")).to_be_hidden()
     expect(page.locator("#chips li")).to_have_count(2)
     page.keyboard.press("Escape")
     expect(page.locator("#chips li")).to_have_text(["Device is Mobile×"])
@@ -915,7 +843,7 @@ def long_day(label):
 def test_the_keyboard_reads_the_chart_point_by_point(demo, dashboard):
     page = dashboard("?period=28d&metric=pageviews")
     found = [(each["dimensions"][0], each["metrics"][0]) for each in demo.api.query("pageviews", date_range="28d", dimensions=["time:day"])["results"]]
-    plot, tip = page.locator("#plot"), page.locator(".tip")
+    plot, tip = page.locator("#plot"), page.locator("#plot .tip")
     for key, (label, value) in [("Home", found[0]), ("ArrowRight", found[1]), ("End", found[-1]), ("ArrowLeft", found[-2])]:
         plot.press(key)
         lines = tip.inner_text().split("\n")
@@ -932,10 +860,10 @@ def test_the_pointer_reads_the_chart_and_the_tooltip_stays_inside(dashboard):
     box = page.locator("#plot").bounding_box()
     for share in (0.02, 0.5, 0.98):
         page.mouse.move(box["x"] + box["width"] * share, box["y"] + 100)
-        tip = page.locator(".tip").bounding_box()
+        tip = page.locator("#plot .tip").bounding_box()
         assert box["x"] <= tip["x"] and tip["x"] + tip["width"] <= box["x"] + box["width"]
     page.mouse.move(5, 5)
-    expect(page.locator(".tip")).to_be_hidden()
+    expect(page.locator("#plot .tip")).to_be_hidden()
 
 
 def test_the_table_says_the_same_as_the_chart(demo, dashboard):
@@ -956,6 +884,160 @@ def test_a_headline_number_owns_the_chart(dashboard):
     settle(page)
     expect(page.locator(".legend strong")).to_have_text("Bounce rate per week")
     assert page.url.endswith("metric=bounce_rate&interval=week")
+
+
+def drag(page, since, until):
+    """Draw the mouse over the chart between two shares of its width."""
+    page.locator("#plot").scroll_into_view_if_needed()
+    box = page.locator("#plot").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * since, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * until, box["y"] + 120, steps=4)
+    page.mouse.up()
+
+
+def custom_range(page):
+    return page.evaluate("() => ['from', 'to'].map(name => new URLSearchParams(location.search).get(name))")
+
+
+def test_dragging_over_the_chart_looks_closer_and_back_steps_out_again(dashboard):
+    page = dashboard("?period=28d")
+    before = headlines(page)
+    drag(page, 0.3, 0.6)
+    settle(page)
+    since, until = map(date.fromisoformat, custom_range(page))
+    today = date.today()
+    assert today - timedelta(28) < since < until < today - timedelta(1) and 6 <= (until - since).days <= 10
+    expect(page.locator("#plot")).to_have_attribute("aria-valuemax", str((until - since).days))
+    page.go_back()
+    assert headlines(page) == before
+
+
+def test_the_keyboard_looks_closer_down_to_the_minute(demo, dashboard):
+    page = dashboard("?period=7d&compare=none")
+    plot, yesterday = page.locator("#plot"), date.today() - timedelta(1)
+    plot.press("End")
+    plot.press("Shift+ArrowLeft")
+    expect(page.locator("#plot .tip")).to_contain_text("Enter looks closer")
+    page.keyboard.press("Escape")   # lets go of the choice, not of the point
+    expect(page.locator("#plot .tip")).not_to_contain_text("Enter looks closer")
+    plot.press("End")
+    plot.press("Enter")
+    settle(page)
+    assert custom_range(page) == [str(yesterday), str(yesterday)]
+    expect(pick(page, "Interval")).to_have_value("hour")
+    for key in ("Home", *["ArrowRight"] * 9, "Shift+ArrowRight", "Enter"):
+        plot.press(key)
+    settle(page)
+    moments = custom_range(page)
+    assert [moment[:19] for moment in moments] == [f"{yesterday}T09:00:00", f"{yesterday}T10:59:59"]
+    expect(pick(page, "Interval")).to_have_value("minute")
+    values = demo.api.query(*METRICS, date_range=moments)["results"][0]["metrics"]
+    assert headlines(page) == {metric: SAY[metric](value) for metric, value in zip(METRICS, values)}
+
+
+def test_a_finger_reads_the_chart_and_chooses_nothing(dashboard):
+    page = dashboard("?period=28d", has_touch=True, viewport={"width": 375, "height": 800})
+    page.locator("#plot").scroll_into_view_if_needed()
+    box = page.locator("#plot").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + 80)
+    expect(page.locator("#plot .tip")).to_be_visible()
+    assert custom_range(page) == [None, None]
+
+
+# ---- notes on the chart ----------------------------------------------------------------------------------------------
+
+def note_dialog(page):
+    return page.get_by_role("dialog").filter(visible=True)
+
+
+def test_a_note_is_added_at_the_point_changed_and_removed_by_keyboard(fresh, new_page):
+    page = new_page(fresh.url)
+    hit(fresh.url)
+    enter(page, fresh, "?period=7d")
+    settle(page)
+    plot, yesterday = page.locator("#plot"), date.today() - timedelta(1)
+    plot.press("End")
+    plot.press("+")
+    field(page, "What happened").fill(MARKUP)
+    expect(page.locator("#note-day")).to_have_value(str(yesterday))
+    page.keyboard.press("Enter")
+    expect(note_dialog(page)).to_be_hidden()
+    expect(plot).to_be_focused()
+    expect(page.locator(".plot .flag")).to_have_count(1)
+    plot.press("End")
+    expect(page.locator("#plot .tip")).to_contain_text(MARKUP)
+    assert MARKUP in plot.get_attribute("aria-valuetext")
+
+    page.get_by_text("1 note", exact=True).click()
+    page.get_by_role("button", name=re.compile("^Change the note of")).click()
+    field(page, "What happened").fill("Launch")
+    field(page, "Hour").select_option("14")
+    page.get_by_role("button", name="Keep the note").click()
+    expect(page.locator(".notes li bdi")).to_have_text("Launch")
+    expect(page.locator(".notes li span")).to_contain_text("14:00")
+    expect(page.locator(".plot .flag")).to_have_count(1)   # the hour is of that day
+    pick(page, "Period").select_option("day")
+    settle(page)
+    expect(page.locator(".plot .flag")).to_have_count(0)
+    page.go_back()
+    settle(page)
+    page.get_by_role("button", name=re.compile("^Change the note of")).click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.locator(".plot .flag")).to_have_count(0)
+    expect(page.get_by_text("1 note", exact=True)).to_be_hidden()
+
+
+def test_a_note_that_the_server_refuses_stays_in_the_dialog_with_the_reason(dashboard):
+    page = dashboard("?period=7d")
+    page.get_by_role("button", name="Add a note").click()
+    page.get_by_role("button", name="Keep the note").click()
+    expect(page.locator("#note-text-wrong")).to_have_text("What happened is needed")
+    page.route("**/api/annotations", lambda route: route.fulfill(status=503, json={"error": "The disk is full.", "code": "busy", "details": []}))
+    field(page, "What happened").fill("Launch")
+    page.get_by_role("button", name="Keep the note").click()
+    expect(page.locator("#note-form [role=alert]")).to_have_text("The disk is full.")
+    expect(field(page, "What happened")).to_have_value("Launch")
+
+
+def test_who_may_not_write_notes_is_not_asked_to(dashboard, new_page, demo):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.route("**/api/annotations?*", lambda route: route.fulfill(json={"annotations": [
+        {"id": 1, "at": str(date.today() - timedelta(1)), "text": "Launch", "author": "somebody"}], "may_edit": False}))
+    page.goto(f"{demo.url}/?period=7d")
+    settle(page)
+    page.get_by_text("1 note", exact=True).click()
+    expect(page.locator(".notes li")).to_contain_text("Launch")
+    expect(page.get_by_role("button", name="Add a note")).to_be_hidden()
+    expect(page.locator(".notes button")).to_be_hidden()
+
+
+# ---- sharing ---------------------------------------------------------------------------------------------------------
+
+def test_the_link_is_copied_as_it_stands(dashboard):
+    page = dashboard("?period=7d&f=is,visit:device,Mobile", permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#copy-link")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_chart_is_kept_as_a_picture_that_needs_nothing_else(dashboard, tmp_path, scheme):
+    page = dashboard("?period=7d&f=is,visit:device,Mobile", color_scheme=scheme)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="SVG").click()
+    since, until = (date.today() - timedelta(days) for days in (7, 1))
+    assert download.value.suggested_filename == f"{DOMAIN}-visitors-{since}-{until}.svg"
+    text = download.value.path().read_text("utf-8")
+    root = ElementTree.fromstring(text)
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text") if element.text]
+    assert f"{DOMAIN}: Visitors per day" in words and "Device is Mobile" in words
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) >= 3
+    assert not re.search(r"class=|style=|href|var\(|url\(", text)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="PNG").click()
+    data = download.value.path().read_bytes()
+    assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20], "big") == 2 * round(float(root.get("width")))
 
 
 # ---- trouble ---------------------------------------------------------------------------------------------------------

@@ -162,6 +162,8 @@ RIGHT = {
     ("PATCH", "/api/sites/<domain>"): ("", {"retention_days": None}, 200),
     ("DELETE", "/api/sites/<domain>"): ("?", {}, 404),
     ("GET", "/api/dropped"): ("?site_id=example.com", None, 200),
+    ("GET", "/api/properties"): ("?site_id=example.com", None, 200),
+    ("GET", "/api/live"): ("?site_id=example.com", None, 200),
     ("GET", "/api/v1/stats/realtime/visitors"): ("?site_id=example.com", None, 200),
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
     ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
@@ -172,7 +174,9 @@ RIGHT = {
     ("POST", "/api/demo"): ("", {}, 503),
 }
 # Whose site it is decides: what names example.com is not there for who may see another only.
-OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"), ("POST", "/api/v2/queries"),
+OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
+             ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"),
+             ("POST", "/api/v2/queries"),
              ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
@@ -249,8 +253,20 @@ def test_a_token_is_kept_only_as_a_hash(edge):
 
 
 @ROUTE
-def test_every_answer_forbids_guessing_its_type(edge, route):
-    assert request(edge, route).headers["X-Content-Type-Options"] == "nosniff"
+def test_every_answer_forbids_guessing_its_type_framing_and_telling_others_of_it(edge, route):
+    headers = request(edge, route).headers
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "same-origin")
+    policy = {part.split()[0]: part.split()[1:] for part in headers["Content-Security-Policy"].split(";")}
+    assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]
+    assert ("script-src" in policy) == (route.path == "/")
+
+
+@ROUTE
+def test_browsers_that_came_by_https_are_told_to_come_by_it_again(edge, route):
+    over_https = {"Strict-Transport-Security": "max-age=31536000"}
+    proxied = request(edge, route, {"X-Forwarded-Proto": "https"}).headers
+    assert {name: value for name, value in proxied.items() if name in over_https} == over_https
+    assert "Strict-Transport-Security" not in request(edge, route).headers
 
 
 # ---- other sites -----------------------------------------------------------------------------------------------------

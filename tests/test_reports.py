@@ -1258,7 +1258,7 @@ VALUES = {
 PARTS = ["/", "blog", "BLOG", "café", "CAFÉ", "example", "pag", "pro", "3", "Goog", "goog", "letter", "Spring", "esk"]
 PATTERNS = ["^/blog", "(?i)^/BLOG/?$", "list$", "^(pro|3)$", "^Goo", "a.?p", "^[A-Z]", "^x?y*z"]
 
-TIMES = ["time", "time:day", "time:week", "time:month", "time:hour", "time:minute"]
+TIMES = ["time", "time:day", "time:week", "time:month", "time:hour", "time:minute", "time:hour_of_week"]
 METRICS = ["visitors", "visits", "pageviews", "events", "views_per_visit", "bounce_rate", "visit_duration",
            "percentage", "exit_rate", "time_on_page", "scroll_depth"]
 NEEDS_PAGE = {"time_on_page", "scroll_depth"}

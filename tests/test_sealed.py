@@ -121,7 +121,7 @@ DAYS = st.integers(0, 12).map(lambda number: (date(2025, 10, 28) + timedelta(day
 def questions(draw):
     pages = draw(st.booleans())
     dimensions = draw(st.sampled_from([[], [], *([name] for name in DIMENSIONS)]))
-    dimensions = (["event:page"] if pages and draw(st.booleans()) else dimensions) + draw(st.sampled_from([[], [], ["time:day"], ["time:week"], ["time:month"]]))
+    dimensions = (["event:page"] if pages and draw(st.booleans()) else dimensions) + draw(st.sampled_from([[], [], ["time:day"], ["time:week"], ["time:month"], ["time:hour_of_week"]]))
     filters = draw(st.lists(FILTERS, max_size=2)) + draw(st.sampled_from([[], [], [["is", "event:name", ["pageview"]]]]))
     body = {"dimensions": dimensions, "filters": filters, "date_range": sorted([draw(DAYS), draw(DAYS)])}
     by_page = "event:page" in dimensions or "event:page" in mininumbers.filtered_dimensions(filters)
@@ -160,6 +160,8 @@ def test_the_story_has_what_makes_adding_up_hard(told):
     {"metrics": ["visitors", "percentage"], "dimensions": ["visit:source"]},
     {"metrics": ["visitors", "time_on_page", "scroll_depth", "exit_rate"], "dimensions": ["event:page"]},
     {"metrics": ["visitors", "pageviews"], "dimensions": ["time:day"]},
+    {"metrics": ["visitors", "bounce_rate", "exit_rate"], "dimensions": ["time:hour_of_week"]},
+    {"metrics": ["visitors", "visit_duration"], "dimensions": ["time:hour_of_week"], "filters": [["is", "visit:source", ["Google"]]]},
     {"metrics": ["visitors"], "dimensions": ["visit:browser"], "filters": [["is", "visit:source", ["Google"]]]},
     {"metrics": ["visitors", "pageviews", "bounce_rate"], "filters": [["contains", "event:page", ["/a"]], ["is_not", "visit:os", ["iOS"]]]},
     {"metrics": ["visitors", "percentage"], "dimensions": ["event:page"], "filters": [["or", [["is", "visit:os", ["iOS"]], ["is", "visit:source", ["X"]]]]]},

@@ -65,7 +65,8 @@ class Server:
         began = time.perf_counter()
         self.token = run("token", "create", "--db", db, "--name", "benchmark", "--read-only").strip()
         began = time.perf_counter()
-        self.process = subprocess.Popen([sys.executable, str(PROGRAM), "serve", "--db", str(db), "--host", "127.0.0.1", "--port", "0", *map(str, flags)],
+        self.process = subprocess.Popen([sys.executable, str(PROGRAM), "serve", "--db", str(db), "--host", "127.0.0.1", "--port", "0",
+                                         "--hits-per-address", "0", "--hits-per-site", "0", "--requests-per-token", "0", *map(str, flags)],
                                         stdout=subprocess.PIPE, text=True)
         for line in self.process.stdout:
             if match := re.match(r"Open (http://\S+:(\d+)/)", line):
