@@ -1050,7 +1050,7 @@ def test_a_server_that_is_gone_is_told_and_asked_again(start_server, fresh, new_
     fresh.kill()
     pick(page, "Period").select_option("7d")
     expect(page.locator("#trouble")).to_contain_text("The server does not answer.")
-    expect(page.locator("#trouble")).to_contain_text("The grey numbers are older.")
+    expect(page.locator("#trouble")).to_contain_text(re.compile(r"The grey numbers are of \d\d?:\d\d\."))
     expect(page.locator("#headlines")).to_have_class(re.compile(r"\bold\b"))
 
     start_server(tmp_path / "test.db", "--port", str(urllib.parse.urlsplit(fresh.url).port))
@@ -1074,13 +1074,105 @@ def test_when_the_reports_fail_all_are_told_once_and_asked_again_at_once(dashboa
     heard = hear_reports(page)
     page.route(REPORTS, lambda route: route.fulfill(status=503, json={"error": "Too many reports.", "code": "busy", "details": []}))
     pick(page, "Period").select_option("7d")
-    expect(page.locator("#trouble p")).to_have_text("Too many reports. The grey numbers are older.")
+    expect(page.locator("#trouble p")).to_have_text(re.compile(r"^Too many reports\. The grey numbers are of \d\d?:\d\d\.$"))
     expect(page.locator(".fades.old")).to_have_count(6)
     page.unroute(REPORTS)
     page.get_by_role("button", name="Try again").click()
     settle(page)
     expect(page.locator("#trouble")).to_be_hidden()
     assert heard == [VIEW, VIEW]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_says_when_to_come_back_is_asked_again_then_and_not_before(demo, new_page, status):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.clock.install()
+    page.goto(f"{demo.url}/")
+    settle(page)
+    heard = hear_reports(page)
+    page.route(REPORTS, lambda route: route.fulfill(status=status, headers={"Retry-After": "7"}, json={"error": "Come back later.", "code": "busy", "details": []}))
+    pick(page, "Period").select_option("7d")
+    expect(page.locator("#trouble p")).to_contain_text("Trying again in 7 s.")
+    page.clock.run_for(6_000)
+    assert len(heard) == 1
+    page.clock.run_for(1_500)
+    wait_until(page, lambda: len(heard) == 2)
+    page.unroute(REPORTS)
+    page.clock.run_for(60_000)
+    settle(page)
+    expect(page.locator("#trouble")).to_be_hidden()
+    wait_until(page, lambda: len(heard) == 3)
+
+
+@pytest.mark.parametrize("answer", [{"status": 200, "body": ""}, {"status": 200, "body": "<html>"}, {"status": 500, "body": "oops"}, {"status": 502, "body": "{"}])
+def test_an_answer_that_is_none_is_trouble_and_no_end(dashboard, answer):
+    page = dashboard()
+    before = headlines(page)
+    page.route(REPORTS, lambda route: route.fulfill(**answer))
+    pick(page, "Period").select_option("7d")
+    expect(page.locator("#trouble p")).to_contain_text(f"The server answered with status {answer['status']} and no explanation.")
+    page.unroute(REPORTS)
+    page.go_back()
+    assert headlines(page) == before
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_device_that_is_offline_is_told_so_and_goes_on_by_itself(dashboard):
+    page = dashboard()
+    page.context.set_offline(True)
+    expect(page.locator("#trouble p")).to_have_text("This device is offline. What is shown may be old.")
+    pick(page, "Period").select_option("7d")
+    expect(page.locator("#trouble p")).to_have_text(re.compile("^This device is offline. The grey numbers are of "))
+    page.context.set_offline(False)
+    settle(page)
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_what_takes_long_says_so_and_can_be_cancelled(demo, new_page):
+    page, gone = new_page(demo.url, storage_state=demo.state), []
+    page.clock.install()
+    page.goto(f"{demo.url}/")
+    settle(page)
+    page.on("requestfailed", lambda request: gone.append(request.url))
+    held = hold_reports(page)
+    pick(page, "Period").select_option("12mo")
+    wait_until(page, lambda: held)
+    expect(page.locator("#busy")).to_be_hidden()
+    page.clock.run_for(4_500)
+    expect(page.locator("#busy p")).to_have_text(re.compile("^Counting for [345] s$"))
+    page.get_by_role("button", name="Cancel").filter(visible=True).click()
+    expect(page.locator("#busy")).to_be_hidden()
+    expect(page.locator("#trouble p")).to_contain_text("Cancelled.")
+    wait_until(page, lambda: gone)   # the request, too
+    page.unroute(REPORTS)
+    page.get_by_role("button", name="Try again").click()
+    assert headlines(page)["visitors"] == say_whole(demo.api.query("visitors", date_range="12mo")["results"][0]["metrics"][0])
+
+
+def test_numbers_that_may_grow_are_asked_for_again_without_a_flicker(demo, new_page):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.clock.install()
+    heard = hear_reports(page)
+    page.goto(f"{demo.url}/?period=day")
+    settle(page)
+    count = len(heard)
+    held = hold_reports(page)
+    page.clock.run_for(61_000)
+    wait_until(page, lambda: len(heard) > count)
+    assert held and page.locator("#headlines").get_attribute("aria-busy") == "false"
+    page.clock.run_for(10_000)
+    expect(page.locator("#busy")).to_be_hidden()
+
+
+@pytest.mark.parametrize("search, words, button", [
+    ("?f=is,event:page,/nowhere", "No visits match these filters.", "Remove the filters"),
+    ("?from=2001-01-01&to=2001-01-07", "Nothing was counted before ", "Show all time")])
+def test_an_empty_chart_says_why_and_leads_on(dashboard, search, words, button):
+    page = dashboard(search)
+    expect(page.locator("#nothing p")).to_contain_text(words)
+    page.locator("#nothing").get_by_role("button", name=button).click()
+    settle(page)
+    expect(page.locator("#nothing")).to_be_hidden()
 
 
 def test_the_last_choice_wins_in_whichever_order_the_answers_come(demo, dashboard):
