@@ -538,9 +538,9 @@ def change(metric, now, before, seen_before=True):
 
 def with_time_spelled_out(body, period):
     """The same query, with the unit that `time` stands for in this period put in its place."""
-    number_of_days = (period.last - period.first).days + 1 if period.first else None
-    if number_of_days is None:
+    if period.first is None:
         return body
+    number_of_days = sum(day_exists(period.first + DAY * number, period.zone) for number in range(min(400, (period.last - period.first).days + 1)))
     meant = "time:hour" if number_of_days == 1 else "time:day" if number_of_days <= 92 else "time:month"
     return body | {
         "dimensions": [meant if name == "time" else name for name in body.get("dimensions") or []],
