@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from urllib.parse import urlsplit
 
 import pytest
@@ -208,6 +209,23 @@ def assert_visits_are_whole(path):
         select h.id from hits h left join visits v on v.site_id = h.site_id and v.id = h.visit_id
         where v.id is null or h.id < v.id or (h.id >> 16) - (v.id >> 16) > v.duration""")
     assert outlived == []
+
+
+NODE_PACKAGES = ("axe-core@4.14.1", "typescript@5.9.3")
+
+
+@pytest.fixture(scope="session")
+def node_packages():
+    """The folder of the packages that tests run with Node or in a browser; npm fetches them once, to stand beside the Python ones."""
+    home = pathlib.Path(sys.prefix) / "-".join(["npm", *NODE_PACKAGES]).replace("@", "-")
+    if not home.exists():
+        with tempfile.TemporaryDirectory(dir=sys.prefix) as made:
+            command = [shutil.which("npm"), "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", made, *NODE_PACKAGES]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            with contextlib.suppress(OSError):  # another process may have been first
+                os.rename(made, home)
+                os.mkdir(made)
+    return home / "node_modules"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,126 @@
+// The pure part of dashboard.html, run by Node: numbers, dates, filters, the address, the chart's buckets.
+// tests/test_dashboard_code.py passes these with the locale en-GB; by hand: LC_ALL=en_GB node --test tests/
+import assert from 'node:assert/strict';
+import {readFileSync} from 'node:fs';
+import {test} from 'node:test';
+
+const page = readFileSync(new URL('../dashboard.html', import.meta.url), 'utf8');
+const part = page.match(/^\/\/ =+ 1 pure.*?(?=^\/\/ =+ 2 )/ms)[0];
+const names = [...part.matchAll(/^(?:async )?(?:function|const|class) ([A-Za-z_]\w*)/gm)].map(([, name]) => name);
+const pure = await import(`data:text/javascript,${encodeURIComponent(`${part}\nexport {${names.join(', ')}};`)}`);
+
+/** One test for a table of [arguments …, what they give]. */
+function table(name, call, rows) {
+  test(name, () => { for (const row of rows) assert.deepEqual(call(...row.slice(0, -1)), row.at(-1), JSON.stringify(row)); });
+}
+
+test('it needs neither document nor network nor clock', () => {
+  assert.doesNotMatch(part.replace(/\/\*.*?\*\/|\/\/.*$/gms, ''), /\b(document|window|fetch|location|localStorage|Date\.now|new Date\(\))\b/);
+});
+
+// ---- numbers
+
+table('a whole number', pure.whole, [[0, '0'], [1, '1'], [1_000_000, '1,000,000'], [1.5, '2'], [NaN, '–'], [Infinity, '–'], [null, '–'], [undefined, '–'], ['7', '–']]);
+table('a short number', pure.short, [[0, '0'], [999, '999'], [1000, '1k'], [12_481, '12.5k'], [1_000_000, '1m'], [NaN, '–']]);
+table('a percentage has a decimal where it is small', pure.percent, [[0, '0%'], [41.27, '41%'], [4.127, '4.1%'], [5.05, '5.1%'], [9.94, '9.9%'], [9.95, '10%'], [100, '100%'], [null, '–']]);
+table('a duration', pure.duration, [[0, '0s'], [59.4, '59s'], [59.5, '1m 00s'], [134, '2m 14s'], [3599.6, '1h 00m'], [3900, '1h 05m'], [90_061, '25h 01m'], [null, '–'], [-0, '0s']]);
+table('a change in words', (change, metric) => pure.sayChange(change, metric).words, [
+  [12, 'visitors', 'up 12%, better'], [-3.25, 'visitors', 'down 3.3%, worse'], [2.5, 'bounce_rate', 'up 2.5 percentage points, worse'], [0, 'visits', 'no change'],
+  [null, 'visitors', 'new'], [undefined, 'visitors', ''], [NaN, 'visitors', '']]);
+table('gridlines are steps that people count in', (values, metric) => pure.gridOf(values, metric), [
+  [[0], 'visitors', [0, 1, 2]], [[1], 'visitors', [0, 1, 2]], [[null, 7], 'visitors', [0, 2, 4, 6, 8]], [[1_000_000], 'visitors', [0, 250_000, 500_000, 750_000, 1_000_000]],
+  [[], 'visitors', [0, 1, 2]], [[100], 'bounce_rate', [0, 25, 50, 75, 100]], [[200], 'visit_duration', [0, 60, 120, 180, 240]]]);
+
+// ---- dates
+
+table('the next bucket', pure.nextBucket, [
+  ['2026-02-28', 'day', '2026-03-01'], ['2024-02-28', 'day', '2024-02-29'], ['2026-12-28', 'week', '2027-01-04'], ['2026-12-01', 'month', '2027-01-01'],
+  ['2026-03-01 23:00:00', 'hour', '2026-03-02 00:00:00'], ['2026-12-31 23:59:00', 'minute', '2027-01-01 00:00:00']]);
+table('a range moves by its length, or by whole months', pure.shiftRange, [
+  [['2026-03-02', '2026-03-08'], -1, ['2026-02-23', '2026-03-01']], [['2026-03-01', '2026-03-31'], -1, ['2026-02-01', '2026-02-28']], [['2024-01-01', '2024-12-31'], 1, ['2025-01-01', '2025-12-31']],
+  [['2026-03-01', '2026-03-01'], 1, ['2026-03-02', '2026-03-02']],
+  [['2026-03-02T08:00:00+01:00', '2026-03-02T09:59:59+01:00'], 1, ['2026-03-02T10:00:00+01:00', '2026-03-02T11:59:59+01:00']]]);
+table('an instant in a zone', (instant, zone) => pure.localLabel(new Date(instant), zone), [
+  ['2026-10-25T00:30:00Z', 'Europe/Berlin', '2026-10-25 02:30:00'], ['2026-10-25T01:30:00Z', 'Europe/Berlin', '2026-10-25 02:30:00'],
+  ['2026-10-25T01:30:00Z', 'Asia/Kathmandu', '2026-10-25 07:15:00'], ['2026-10-25T18:15:00Z', 'Asia/Kathmandu', '2026-10-26 00:00:00'], ['2026-10-25T12:00:00Z', 'No/Such_Zone', '2026-10-25 12:00:00']]);
+table('the moment of a label, through changes of the clock', pure.momentOf, [
+  ['2026-07-01 12:00:00', 'Europe/Berlin', '2026-07-01T12:00:00+02:00'], ['2026-10-25 02:00:00', 'Europe/Berlin', '2026-10-25T02:00:00+02:00'],
+  ['2026-10-25 02:00:00+01:00', 'Europe/Berlin', '2026-10-25T02:00:00+01:00'], ['2026-10-25 03:00:00', 'Europe/Berlin', '2026-10-25T03:00:00+01:00'],
+  ['2026-03-29 01:00:00', 'Europe/Berlin', '2026-03-29T01:00:00+01:00'], ['2026-03-29 03:00:00', 'Europe/Berlin', '2026-03-29T03:00:00+02:00'],
+  ['2026-10-25 02:00:00', 'Asia/Kathmandu', '2026-10-25T02:00:00+05:45'], ['2026-11-01 01:00:00', 'America/St_Johns', '2026-11-01T01:00:00-02:30'], ['2026-01-01 00:00:00', 'UTC', '2026-01-01T00:00:00+00:00']]);
+table('looking closer', (labels, unit, range, zone = 'Asia/Kathmandu') => { const {from, to, interval} = pure.zoomTo(labels, unit, range, zone); return [from, to, interval]; }, [
+  [['2026-03-02', '2026-03-05'], 'day', ['2026-03-01', '2026-03-31'], ['2026-03-02', '2026-03-05', '']],
+  [['2026-02-23', '2026-03-02'], 'week', ['2026-03-01', '2026-03-07'], ['2026-03-01', '2026-03-07', '']],
+  [['2026-03-01', '2026-03-01'], 'month', ['2026-03-10', '2026-12-31'], ['2026-03-10', '2026-03-31', '']],
+  [['2026-03-02 00:00:00', '2026-03-02 23:00:00'], 'hour', ['2026-03-01', '2026-03-07'], ['2026-03-02', '2026-03-02', '']],
+  [['2026-03-02 09:00:00', '2026-03-02 10:00:00'], 'hour', ['2026-03-02', '2026-03-02'], ['2026-03-02T09:00:00+05:45', '2026-03-02T10:59:59+05:45', 'minute']],
+  [['2026-03-02 09:00:00', '2026-03-02 20:00:00'], 'hour', ['2026-03-02', '2026-03-02'], ['2026-03-02T09:00:00+05:45', '2026-03-02T20:59:59+05:45', 'hour']]]);
+table('the intervals that suit a range', pure.unitsFor, [
+  [0.05, ['minute']], [1, ['minute', 'hour']], [7, ['hour', 'day']], [28, ['hour', 'day', 'week']], [91, ['day', 'week']], [365, ['day', 'week', 'month']], [4000, ['week', 'month']]]);
+table('the interval of labels', pure.unitOf, [
+  [['2026-03-02 00:00:00', '2026-03-02 00:01:00'], 'minute'], [['2026-03-02 00:00:00', '2026-03-02 01:00:00'], 'hour'], [['2026-03-02'], 'day'], [['2026-03-02', '2026-03-09'], 'week'], [['2026-02-01', '2026-03-01'], 'month'], [[], 'day']]);
+const points = labels => labels.map(label => ({label}));
+table('the bucket of a note', pure.bucketOf, [
+  [points(['2026-03-02', '2026-03-03']), '2026-03-03', 'day', 1], [points(['2026-03-02', '2026-03-03']), '2026-03-03 14:00:00', 'day', 1], [points(['2026-03-02', '2026-03-03']), '2026-03-04', 'day', -1],
+  [points(['2026-03-02', '2026-03-03']), '2026-03-01', 'day', -1], [points(['2026-02-23', '2026-03-02']), '2026-03-01', 'week', 0], [points(['2026-03-02 00:00:00', '2026-03-02 01:00:00']), '2026-03-02', 'hour', 0],
+  [points(['2026-03-02 13:00:00', '2026-03-02 14:00:00']), '2026-03-02 14:00:00', 'hour', 1], [[], '2026-03-02', 'day', -1]]);
+
+// ---- series
+
+test('a series has a gap where nothing is known, a partial bucket where now is, and nothing after', () => {
+  const question = {metrics: ['visitors', 'visits', 'bounce_rate'], dimensions: ['time:day']};
+  const answer = {query: {date_range: ['2026-03-01T00:00:00+00:00', '2026-03-04T23:59:59+00:00']}, meta: {time_labels: ['2026-03-01', '2026-03-02', '2026-03-03', '2026-03-04']},
+    results: [{dimensions: ['2026-03-01'], metrics: [2, 2, 50]}, {dimensions: ['2026-03-02'], metrics: [0, 0, 0]}, {dimensions: ['2026-03-03'], metrics: [1, 1, 100]}]};
+  const read = metric => pure.seriesPoints(question, answer, metric, '2026-03-03 12:00:00').points.map(({value, partial, begun}) => [value, partial, begun]);
+  assert.deepEqual(read('visitors'), [[2, false, true], [0, false, true], [1, true, true], [null, false, false]]);
+  assert.deepEqual(read('bounce_rate'), [[50, false, true], [null, false, true], [100, true, true], [null, false, false]]);
+});
+
+// ---- filters
+
+const FILTERS = [
+  ['is', 'event:page', ['/a,b%c', '/\u202egnp', '\u{1F680}', `/${'x'.repeat(2000)}`, '<b>', '"', '&f=is', '#', '+', ' ']], ['matches_not', 'visit:source', ['^a|b$']],
+  ['is', 'event:props:a.b "c"', ['(none)']], ['or', [['is', 'visit:country', ['SE']], ['and', [['contains', 'event:page', ['/b']], ['not', ['is', 'visit:device', ['TV']]]]]]],
+  ['is', 'event:page', ['/A'], {case_sensitive: false}], ['has_done', ['is', 'event:name', ['signup']]], ['is', 'segment', [7]],
+];
+test('every filter comes back from its text', () => { for (const filter of FILTERS) assert.deepEqual(pure.textToFilter(pure.filterToText(filter)), filter.length === 3 && filter[0] in pure.OPERATORS ? [filter[0], filter[1], filter[2].map(String)] : filter); });
+table('what is no filter is none', text => pure.textToFilter(text), ['', 'is', 'is,event:page', 'love,event:page,x', '[', '[1]', '{}', 'null', '%', 'is,%,x'].map(text => [text, null]));
+test('filters go into the builder and come out the same', () => {
+  for (const filters of [[], ...FILTERS.filter(filter => filter[1] !== 'segment').map(filter => [filter]), FILTERS.slice(0, 3), [FILTERS[3], FILTERS[0]]]) assert.deepEqual(pure.filtersOf(pure.draftOf(filters)), filters);
+});
+test('what says nothing in the builder is left out, and a group of one is that one', () => {
+  const empty = {dimension: 'event:page', operator: 'is', values: []}, full = {dimension: 'visit:device', operator: 'is', values: ['TV']};
+  assert.deepEqual(pure.filtersOf({op: 'or', items: [empty, {op: 'and', items: [full, empty]}, {op: 'and', items: []}]}), [['is', 'visit:device', ['TV']]]);
+  assert.deepEqual(pure.filtersOf({op: 'and', items: [{...full, dimension: 'event:props:'}]}), []);
+});
+table('a filter as a sentence', pure.sayFilter, [
+  [['is', 'visit:country', ['SE', 'NO']], 'Country is Sweden or Norway'], [['matches_not', 'event:props:plan', ['x']], 'plan does not match x'],
+  [['or', [['is', 'visit:os', ['A']], ['and', [['is', 'visit:os', ['B']], ['is_not', 'visit:device', ['C']]]]]], 'System is A or (System is B and Device is not C)'],
+  [['not', ['is', 'visit:device', ['TV']]], 'not (Device is TV)']]);
+table('a goal at any depth', pure.isOfGoal, [[['is', 'event:goal', ['x']], true], [['or', [['is', 'visit:os', ['A']], ['not', ['is', 'event:goal', ['x']]]]], true], [['is', 'event:name', ['event:goal']], false], [['is', 'segment', [1]], false]]);
+
+// ---- the address
+
+const ADDRESSES = ['', '?site=a.example&period=7d', '?view=sites&compare=none', '?from=2026-03-02&to=2026-03-08&metric=bounce_rate&interval=week', '?compare=year_over_year&match=weekday',
+  '?compare=custom&compare_from=2025-01-01&compare_to=2025-01-31', '?f=is,visit:country,SE,NO&f=contains,event:page,/blog'];
+test('an address that says something is written as it was read', () => { for (const search of ADDRESSES) assert.equal(pure.writeState(pure.readState(search)), search); });
+test('moments stay what they were', () => {
+  const state = pure.readState(`?${new URLSearchParams({from: '2026-03-02T08:00:00+05:45', to: '2026-03-02T09:59:59+05:45'})}`);
+  assert.deepEqual([state.period, state.from, pure.readState(pure.writeState(state)).to], ['custom', '2026-03-02T08:00:00+05:45', '2026-03-02T09:59:59+05:45']);
+});
+test('what makes no sense in an address is as if it were not there', () => {
+  for (const search of ['?period=never&metric=love&interval=eon&view=cellar&match=moon', '?from=2026-02-30&to=2026-03-01', '?from=2026-03-02&to=2026-03-01', '?from=2026-03-02', '?compare=custom',
+    '?compare=custom&compare_from=x&compare_to=y', '?from=2026-03-02T25:00:00%2B01:00&to=2026-03-02T26:00:00%2B01:00', '?from=2026-03-01&to=2026-03-02T09:59:59%2B01:00', '?f=&f=[&f=is', '?%', '?=&&'])
+    assert.equal(pure.writeState(pure.readState(search)), '');
+});
+test('a comparison is asked for as it was chosen, and all time has none', () => {
+  const include = search => pure.headlineQuestion(pure.readState(search)).include.comparisons;
+  assert.deepEqual(include('?compare=custom&compare_from=2025-01-01&compare_to=2025-01-31&match=weekday'), {mode: 'custom', date_range: ['2025-01-01', '2025-01-31'], match_day_of_week: true});
+  assert.deepEqual(include(''), {mode: 'previous_period'});
+  assert.equal(include('?period=all'), undefined);
+  assert.equal(include('?compare=none'), undefined);
+});
+test('conversions are among the headline numbers where a goal is filtered by', () => {
+  assert.deepEqual(pure.cardMetrics(pure.readState('?f=is,event:goal,Signup')).slice(-2), ['events', 'conversion_rate']);
+  assert.equal(pure.chosenMetric(pure.readState('?metric=conversion_rate')), 'visitors');
+});
