@@ -1013,6 +1013,11 @@ def _prepare(connection: sqlite3.Connection, path: str, versions: list[tuple[int
     _write_nothing(connection)  # says now, and not at the first hit, that the file cannot be written
 
 
+def _probe(connection: sqlite3.Connection, items: list) -> list[None]:
+    _write_nothing(connection)
+    return [None] * len(items)
+
+
 def _use_log(connection: sqlite3.Connection, patience: float = 10) -> None:
     """Switch to a write-ahead log. Of processes that do so at once SQLite lets none wait for the others, so each tries again."""
     deadline = time.monotonic() + patience
@@ -1222,8 +1227,8 @@ class Store:
         return self.transact(step)
 
     def probe(self) -> None:
-        """Raise Busy unless something can be written."""
-        self.transact(_write_nothing)
+        """Raise Busy unless something can be written. Shares its transaction with whatever waits, as anybody may ask for it."""
+        self.write(_probe)
 
     def truncate_log(self) -> bool:
         """Move the write-ahead log into the database and empty it; return whether that succeeded, which a long read can prevent."""
@@ -1565,7 +1570,7 @@ class Attempts:
                 wait = self._wait(keys[0], 5, 60)
             else:
                 keys = (hash(("address", network_of(address))), hash(("account", username)))
-                wait = max(self._wait(keys[0], 5, 900), self._wait(keys[1], 10, 60) if self._count(keys[0]) else 0)
+                wait = max(self._wait(keys[0], 5, 900), self._wait(keys[0], 10, 60, self._count(keys[1])) if self._count(keys[0]) else 0)
             if wait > 0:
                 raise TooMany(f"Too many attempts to sign in. Try again in {math.ceil(wait)} seconds.", wait)
             for key in keys:
@@ -1589,9 +1594,9 @@ class Attempts:
         count, at = self._failures.get(key, (0, 0.0))
         return count if abs(self._clock() - at) < self.FORGOTTEN else 0
 
-    def _wait(self, key: int, free: int, most: int) -> float:
-        """Return the seconds to wait: none for the first failures, then 1, 2, 4 and so on after the last."""
-        count, (_, at) = self._count(key), self._failures.get(key, (0, 0.0))
+    def _wait(self, key: int, free: int, most: int, count: int | None = None) -> float:
+        """Return the seconds to wait: none for the first failures, its own or so many, then 1, 2, 4 and so on after its own last."""
+        count, (_, at) = self._count(key) if count is None else count, self._failures.get(key, (0, 0.0))
         delay = min(most, 2 ** (count - free)) if count >= free else 0
         return min(delay, at + delay - self._clock())
 
@@ -1874,6 +1879,11 @@ class Principal:
         """Return whether this principal may see the site's numbers."""
         return self.site_ids is None or site.id in self.site_ids
 
+    @property
+    def actor(self) -> str:
+        """What the audit trail and notes call this principal; no person may be called like a token or the operator."""
+        return f"token {self.name}" if self.kind == "token" else self.name
+
     def require(self, role: str) -> None:
         """Raise Forbidden unless this principal may what `role` may."""
         if not self.may(role):
@@ -1885,8 +1895,7 @@ OPERATOR = Principal("the command line", "operator", "owner")
 
 def note(db: sqlite3.Connection, now: float, by: Principal, action: str, object: str, details: str = "") -> None:
     """Write into the audit trail who changed what. Never give it a secret, nor anything of a visitor's."""
-    actor = f"token {by.name}" if by.kind == "token" else by.name
-    db.execute("insert into audit (at, actor, action, object, details) values (?, ?, ?, ?, ?)", (int(now), actor, action, object, details))
+    db.execute("insert into audit (at, actor, action, object, details) values (?, ?, ?, ?, ?)", (int(now), by.actor, action, object, details))
 
 
 def read_audit(db: sqlite3.Connection, before: int | None = None, limit: int = 100) -> tuple[list[dict], bool]:
@@ -1954,17 +1963,17 @@ def totp(secret: bytes, step: int) -> str:
 
 
 def totp_step(secret: bytes, code: str, now: float) -> int:
-    """Return the time step that a code is for, of this one and its neighbours. Raises SecondFactorNeeded."""
+    """Return the time step that a code is for, of this one and its neighbours. Raises SecondFactorNeeded.
+
+    Every other code is answered alike: who guesses must not learn that one was right at another time.
+    """
     current = int(now) // CODE_SECONDS
-    near = [step for step in range(max(0, current - 40), current + 41) if hmac.compare_digest(totp(secret, step), code)]
-    taken = [step for step in near if abs(step - current) <= 1]
-    if taken:
-        return taken[0]
-    if near:
-        clock = datetime.fromtimestamp(now, timezone.utc).strftime("%H:%M:%S UTC")
-        raise SecondFactorNeeded(f"This code is for another time. The server's clock says {clock}: set the clock of the device that "
-                                 "shows the code, or of the server.")
-    raise SecondFactorNeeded("This code is wrong. Enter the newest one that your app shows, or a recovery code.")
+    for step in (current, current - 1, current + 1):
+        if step >= 0 and hmac.compare_digest(totp(secret, step).encode(), code.encode("utf-8", "surrogatepass")):
+            return step
+    clock = datetime.fromtimestamp(now, timezone.utc).strftime("%H:%M:%S UTC")
+    raise SecondFactorNeeded("This code is wrong, or for another time. Enter the newest one that your app shows, or a recovery code. The "
+                             f"server's clock says {clock}: if that is not the time, set it, and else that of the device with the app.")
 
 
 def totp_uri(username: str, secret: str) -> str:
@@ -2025,12 +2034,17 @@ def get_user(db: sqlite3.Connection, user_id: int) -> User:
 def add_user(db: sqlite3.Connection, now: int, username: str, password_hash: str, role: str = "owner",
              site_ids: Iterable[int] | None = None) -> int:
     """Add an account and return its id. Raises InvalidInput when the name is taken."""
-    if db.execute("select 1 from users where username = ?", (username,)).fetchone():
+    if any(_look_of(username) == _look_of(other) for other, in db.execute("select username from users")):
         raise InvalidInput.of("username", f"{username!r} exists already")
     user_id = db.execute("insert into users (username, password_hash, created_at, role) values (?, ?, ?, ?)",
                          (username, password_hash, now, role)).lastrowid
     set_access(db, user_id, role, site_ids)
     return user_id
+
+
+def _look_of(username: str) -> str:
+    """Return what two names share that a person may take for one another."""
+    return unicodedata.normalize("NFKC", username).casefold()
 
 
 def set_access(db: sqlite3.Connection, user_id: int, role: str, site_ids: Iterable[int] | None) -> None:
@@ -2045,6 +2059,8 @@ def check_user(username: str, password: str) -> None:
     """Raise InvalidInput when a new account's name is unfit, or its password too weak to keep anybody out."""
     if not 1 <= len(username) <= 64 or not username.isprintable() or username != username.strip():
         raise InvalidInput.of("username", "must have 1 to 64 visible characters")
+    if _look_of(username) == OPERATOR.name or _look_of(username).startswith("token "):
+        raise InvalidInput.of("username", "is what the audit trail calls somebody else")
     check_password(password)
 
 
@@ -2097,12 +2113,17 @@ def touch(db: sqlite3.Connection, items: Sequence[tuple[str, int, int]]) -> list
 
 def session_principal(db: sqlite3.Connection, now: int, secret: str) -> tuple[Principal, int] | None:
     """Return (who a session's secret belongs to, when they were last seen), or None where there is no such session."""
+    row = db.execute("select id from sessions where token_hash = ?", (secret_hash(secret),)).fetchone()
+    return _principal_of_session(db, now, row[0]) if row else None
+
+
+def _principal_of_session(db: sqlite3.Connection, now: int, session_id: int) -> tuple[Principal, int] | None:
     row = db.execute("""
-        select u.username, u.role, u.every_site, u.id, s.id, s.seen_at from sessions s join users u on u.id = s.user_id
-        where s.token_hash = ? and s.expires_at > ? and s.seen_at > ?""", (secret_hash(secret), now, now - SESSION_IDLE)).fetchone()
+        select u.username, u.role, u.every_site, u.id, s.seen_at from sessions s join users u on u.id = s.user_id
+        where s.id = ? and s.expires_at > ? and s.seen_at > ?""", (session_id, now, now - SESSION_IDLE)).fetchone()
     if row is None:
         return None
-    name, role, every, user_id, session_id, seen_at = row
+    name, role, every, user_id, seen_at = row
     return Principal(name, "person", role, None if every else _sites_of_user(db, user_id), user_id, session_id), seen_at
 
 
@@ -2115,19 +2136,37 @@ def token_principal(db: sqlite3.Connection, now: int, secret: str) -> tuple[Prin
 
     A token may no more than whoever made it may now; one that writes may what an admin may of sites, but nothing of people.
     """
+    row = db.execute("select id from tokens where token_hash = ?", (secret_hash(secret),)).fetchone()
+    return _principal_of_token(db, now, row[0]) if row else None
+
+
+def _principal_of_token(db: sqlite3.Connection, now: int, token_id: int) -> tuple[Principal, int] | None:
     row = db.execute("""
-        select t.id, t.name, t.every_site, t.read_only, coalesce(t.used_at, 0), u.id, coalesce(u.role, 'owner'), coalesce(u.every_site, 1)
+        select t.name, t.every_site, t.read_only, coalesce(t.used_at, 0), u.id, coalesce(u.role, 'owner'), coalesce(u.every_site, 1)
         from tokens t left join users u on u.id = t.user_id
-        where t.token_hash = ? and coalesce(t.expires_at > ?, 1)""", (secret_hash(secret), now)).fetchone()
+        where t.id = ? and coalesce(t.expires_at > ?, 1)""", (token_id, now)).fetchone()
     if row is None:
         return None
-    token_id, name, every, read_only, used_at, user_id, role, user_every = row
+    name, every, read_only, used_at, user_id, role, user_every = row
     site_ids = None if every else frozenset(each for each, in db.execute("select site_id from token_sites where token_id = ?", (token_id,)))
     if not user_every:
         theirs = _sites_of_user(db, user_id)
         site_ids = theirs if site_ids is None else site_ids & theirs
     role = "viewer" if read_only else min(role, "admin", key=ROLES.index)
     return Principal(name, "token", role, site_ids, token_id), used_at
+
+
+def renew(db: sqlite3.Connection, now: float, by: Principal) -> Principal:
+    """Return what somebody may at this moment of the transaction, in which they change what others may or is to last.
+
+    Their guard looked before: meanwhile they may have been demoted, removed or signed out. Raises Unauthorized.
+    """
+    if by.kind == "operator":
+        return by
+    found = _principal_of_session(db, int(now), by.session_id) if by.kind == "person" else _principal_of_token(db, int(now), by.id)
+    if found is None:
+        raise Unauthorized("This session or token has just ended. Sign in again.")
+    return found[0]
 
 
 def create_token(db: sqlite3.Connection, now: int, by: Principal, name: str, site_ids: Sequence[int] | None, read_only: bool,
@@ -2193,6 +2232,10 @@ class Accounts:
         for hashing, _ in self._doors.values():
             hashing.shutdown()
 
+    def _transact(self, by: Principal, function: Callable[[sqlite3.Connection, Principal], Any]) -> Any:
+        """Run `function(connection, who asks as they are then)` in a transaction."""
+        return self._store.transact(lambda db: function(db, renew(db, self._now, by)))
+
     # First run
 
     def check_setup_code(self, code: str) -> None:
@@ -2231,11 +2274,16 @@ class Accounts:
     def sign_in(self, username: str, password: str, code: str, caller: Caller) -> tuple[str, str]:
         """Return (the secret of a new session, a mark for the browser). Raises Unauthorized, SecondFactorNeeded and TooMany."""
         user, _ = self.prove(username, password, code, caller)
-        return self.enter(user.id, caller), new_mark(user.password_hash)
+        return self.enter(user, caller), new_mark(user.password_hash)
 
-    def enter(self, user_id: int, caller: Caller) -> str:
-        """Return the secret of a new session of a person."""
-        return self._store.transact(lambda db: open_session(db, self._now, user_id, caller.device))
+    def enter(self, user: User, caller: Caller) -> str:
+        """Return the secret of a new session of a person, who was proven just now. Raises Unauthorized where that holds no more."""
+        def enter(db: sqlite3.Connection) -> str:
+            now = find_user(db, user.username)
+            if now is None or (now.id, now.password_hash, now.totp_secret) != (user.id, user.password_hash, user.totp_secret):
+                raise Unauthorized("This account was changed just now. Sign in again.")
+            return open_session(db, self._now, user.id, caller.device)
+        return self._store.transact(enter)
 
     def prove(self, username: str, password: str, code: str | None, caller: Caller) -> tuple[User, bytes]:
         """Return (the person these are right for, the key that their password gives); a code of None is not asked for.
@@ -2312,10 +2360,10 @@ class Accounts:
 
     def sign_out_everywhere(self, by: Principal) -> None:
         """End all sessions of a person."""
-        def end(db: sqlite3.Connection) -> None:
+        def end(db: sqlite3.Connection, by: Principal) -> None:
             db.execute("delete from sessions where user_id = ?", (by.id,))
             note(db, self._now, by, "signed out everywhere", by.name)
-        self._store.transact(end)
+        self._transact(by, end)
 
     def by_session(self, secret: str) -> Principal | None:
         """Return who a session belongs to, and note that it is in use."""
@@ -2349,13 +2397,18 @@ class Accounts:
                 "sessions": [{**dict(zip(names, row)), "is_current": row[0] == by.session_id} for row in rows]}
 
     def change_password(self, by: Principal, password: str, new: str, caller: Caller) -> str:
-        """Change one's password, which ends one's other sessions; return a new mark for the browser. Raises Unauthorized, InvalidInput."""
+        """Change one's password; return a new mark for the browser. Raises Unauthorized, InvalidInput.
+
+        One's other sessions and open invitations end, as they may be somebody else's work.
+        """
         check_password(new, "new_password")
         user, key = self._prove_self(by, password, None, caller)
 
         def also(db: sqlite3.Connection) -> None:
+            renew(db, self._now, by)
             db.execute("delete from sessions where user_id = ? and id <> ?", (by.id, by.session_id))
-            note(db, self._now, by, "password changed", by.name)
+            withdrawn = db.execute("delete from invites where created_by = ?", (by.id,)).rowcount
+            note(db, self._now, by, "password changed", by.name, "open invitations withdrawn" if withdrawn else "")
         return new_mark(self._store_password(user, new, key, also)[0].password_hash)
 
     def _prove_self(self, by: Principal, password: str, code: str | None, caller: Caller) -> tuple[User, bytes]:
@@ -2370,7 +2423,7 @@ class Accounts:
     def reset_password(self, username: str, password: str) -> bool:
         """Give somebody who is locked out a new password, from the command line; return whether that ended their second factor.
 
-        Their sessions end too. The second factor's secret can be read with the old password only.
+        Their sessions and open invitations end too. The second factor's secret can be read with the old password only.
         """
         check_password(password)
         user = named_user(self._store.reader(), username)
@@ -2378,6 +2431,7 @@ class Accounts:
         def also(db: sqlite3.Connection) -> None:
             db.execute("delete from sessions where user_id = ?", (user.id,))
             db.execute("delete from recovery_codes where user_id = ?", (user.id,))
+            db.execute("delete from invites where created_by = ?", (user.id,))
             note(db, self._now, OPERATOR, "password reset", username, "two-factor sign-in switched off" if user.totp_secret else "")
         self._store_password(user, password, None, also)
         return user.totp_secret is not None
@@ -2391,7 +2445,8 @@ class Accounts:
 
     def begin_two_factor(self, by: Principal, password: str, caller: Caller) -> dict:
         """Return a new secret for an authenticator app. Nothing is stored before a code has shown that the app has it."""
-        self._prove_self(by, password, None, caller)
+        user, _ = self._prove_self(by, password, None, caller)
+        _check_no_second_factor(user)
         secret = base64.b32encode(secrets.token_bytes(20)).decode()
         return {"secret": secret, "uri": totp_uri(by.name, secret)}
 
@@ -2409,23 +2464,24 @@ class Accounts:
         except SecondFactorNeeded as error:
             raise InvalidInput(str(error), [{"field": "code", "message": str(error)}]) from error
 
-        def store(db: sqlite3.Connection) -> list[str]:
-            if get_user(db, by.id).password_hash != user.password_hash:
+        def store(db: sqlite3.Connection, by: Principal) -> list[str]:
+            _check_no_second_factor(now := get_user(db, by.id))
+            if now.password_hash != user.password_hash:
                 raise Conflict("The password was changed just now. Begin again.")
             db.execute("update users set totp_secret = ?, totp_step = ? where id = ?", (seal_secret(key, raw), step, by.id))
             note(db, self._now, by, "two-factor sign-in switched on", by.name)
             return new_recovery_codes(db, by.id)
-        return self._store.transact(store)
+        return self._transact(by, store)
 
     def end_two_factor(self, by: Principal, password: str, code: str, caller: Caller) -> None:
         """Sign in by password alone again."""
         self._prove_self(by, password, code, caller)
 
-        def end(db: sqlite3.Connection) -> None:
+        def end(db: sqlite3.Connection, by: Principal) -> None:
             db.execute("update users set totp_secret = null where id = ?", (by.id,))
             db.execute("delete from recovery_codes where user_id = ?", (by.id,))
             note(db, self._now, by, "two-factor sign-in switched off", by.name)
-        self._store.transact(end)
+        self._transact(by, end)
 
     def renew_recovery_codes(self, by: Principal, password: str, code: str, caller: Caller) -> list[str]:
         """Return new recovery codes, to be shown once, in place of the old ones. Raises Conflict where there is no second factor."""
@@ -2433,10 +2489,10 @@ class Accounts:
         if user.totp_secret is None:
             raise Conflict("Two-factor sign-in is not switched on.")
 
-        def renew(db: sqlite3.Connection) -> list[str]:
+        def replace(db: sqlite3.Connection, by: Principal) -> list[str]:
             note(db, self._now, by, "recovery codes renewed", by.name)
             return new_recovery_codes(db, by.id)
-        return self._store.transact(renew)
+        return self._transact(by, replace)
 
     # People and invitations
 
@@ -2465,17 +2521,17 @@ class Accounts:
         check_user(username, password)
         password_hash, settings = hash_password(password), self._settings()
 
-        def add(db: sqlite3.Connection) -> None:
+        def add(db: sqlite3.Connection, by: Principal) -> None:
             _check_grant(by, role)
             add_user(db, self._now, username, password_hash, role, read_sites(db, settings, domains))
             note(db, self._now, by, "person added", username, role)
-        self._store.transact(add)
+        self._transact(by, add)
 
     def set_user(self, by: Principal, user_id: int, role: str | None, domains: list[str] | None | types.EllipsisType) -> None:
         """Change somebody's role or sites; a role of None and sites of ... stay. Raises Forbidden, Conflict, NotFound."""
         settings = self._settings()
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: sqlite3.Connection, by: Principal) -> None:
             user = get_user(db, user_id)
             _check_grant(by, user.role, role)
             if role not in (None, "owner"):
@@ -2485,23 +2541,23 @@ class Accounts:
             site_ids = (None if every else _sites_of_user(db, user_id)) if domains is ... else read_sites(db, settings, domains)
             set_access(db, user_id, role or user.role, site_ids)
             note(db, self._now, by, "access changed", user.username, differences(before, _access(db, user_id)))
-        self._store.transact(change)
+        self._transact(by, change)
 
     def remove_user(self, by: Principal, user_id: int) -> None:
         """Remove somebody with their sessions, invitations and tokens. Raises Forbidden, Conflict, NotFound."""
-        def remove(db: sqlite3.Connection) -> None:
+        def remove(db: sqlite3.Connection, by: Principal) -> None:
             user = get_user(db, user_id)
             _check_grant(by, user.role)
             _check_owner_stays(db, user)
             db.execute("delete from users where id = ?", (user_id,))
             note(db, self._now, by, "person removed", user.username, user.role)
-        self._store.transact(remove)
+        self._transact(by, remove)
 
     def invite(self, by: Principal, role: str, domains: list[str] | None) -> dict:
         """Return a new invitation with its code, to be shown once. Raises InvalidInput and Forbidden."""
         code, settings, now = secrets.token_urlsafe(24), self._settings(), self._now
 
-        def add(db: sqlite3.Connection) -> dict:
+        def add(db: sqlite3.Connection, by: Principal) -> dict:
             _check_grant(by, role)
             site_ids = None if role in ("admin", "owner") else read_sites(db, settings, domains)
             invite_id = db.execute(
@@ -2510,18 +2566,18 @@ class Accounts:
             db.executemany("insert into invite_sites (invite_id, site_id) values (?, ?)", [(invite_id, each) for each in site_ids or ()])
             note(db, now, by, "invitation made", f"for {_a(role)}")
             return {"id": invite_id, "code": code, "expires_at": now + INVITE_SECONDS}
-        return self._store.transact(add)
+        return self._transact(by, add)
 
     def withdraw_invite(self, by: Principal, invite_id: int) -> None:
         """Make an invitation worth nothing. Raises NotFound."""
-        def withdraw(db: sqlite3.Connection) -> None:
+        def withdraw(db: sqlite3.Connection, by: Principal) -> None:
             row = db.execute("select role from invites where id = ?", (invite_id,)).fetchone()
             if row is None:
                 raise NotFound("There is no such invitation; perhaps it was used or withdrawn.")
             _check_grant(by, row[0])
             db.execute("delete from invites where id = ?", (invite_id,))
             note(db, self._now, by, "invitation withdrawn", f"for {_a(row[0])}")
-        self._store.transact(withdraw)
+        self._transact(by, withdraw)
 
     def find_invite(self, db: sqlite3.Connection, code: str) -> tuple[dict, int]:
         """Return (what an invitation grants, its id). Raises Forbidden where it is none, or who made it may not invite any more."""
@@ -2571,22 +2627,28 @@ class Accounts:
         """Return (the id of a new token, its secret, to be shown once). Raises InvalidInput, Forbidden."""
         settings = self._settings()
 
-        def create(db: sqlite3.Connection) -> tuple[int, str]:
+        def create(db: sqlite3.Connection, by: Principal) -> tuple[int, str]:
             site_ids = read_sites(db, settings, domains)
             if by.site_ids is not None and not by.site_ids.issuperset(site_ids or ()):
                 raise InvalidInput.of("sites", "must be among those that you may see")
             return create_token(db, self._now, by, name, site_ids, read_only, expires_in_days)
-        return self._store.transact(create)
+        return self._transact(by, create)
 
     def revoke_token(self, by: Principal, token_id: int) -> None:
         """Make a token worth nothing: one's own, or as who manages people anybody's. Raises NotFound."""
-        def revoke(db: sqlite3.Connection) -> None:
+        def revoke(db: sqlite3.Connection, by: Principal) -> None:
             row = db.execute("select name from tokens where id = ? and (user_id = ? or ?)", (token_id, by.id, by.may("admin"))).fetchone()
             if row is None:
                 raise NotFound("There is no such token; perhaps it was revoked.")
             db.execute("delete from tokens where id = ?", (token_id,))
             note(db, self._now, by, "token revoked", row[0])
-        self._store.transact(revoke)
+        self._transact(by, revoke)
+
+
+def _check_no_second_factor(user: User) -> None:
+    """Raise Conflict where there is one: it goes by a code only, and not by being replaced."""
+    if user.totp_secret is not None:
+        raise Conflict("Two-factor sign-in is switched on already. Switch it off first.")
 
 
 def _a(role: str) -> str:
@@ -3205,7 +3267,7 @@ class Collector:
         self.agents = UserAgents(line for line in patterns if line and not line.startswith("#"))
         self._texts = Texts(lambda: self._new_per_day)
         self._new_per_day = settings.started_with.new_values_per_day  # read by the writer, which must not read the database for it
-        self._limits = Limiter(clock)
+        self._address_limits, self._site_limits = Limiter(clock), Limiter(clock)  # apart: a crowd of addresses pushes out no site
         self._limited: Counter[tuple[int, str]] = Counter()  # (site id, day) → hits over a limit that are not in the database yet
         self.salts = Salts()
         self._sites: dict[str, tuple[Site, float]] = {}  # domain → (site, when to read it again by time.monotonic)
@@ -3227,9 +3289,9 @@ class Collector:
         settings = self._settings()
         self._new_per_day = settings.new_values_per_day
         try:
-            self._limits.check(("address", network_of(sender.address)), settings.hits_per_address, "hits from one address")
+            self._address_limits.check((network_of(sender.address),), settings.hits_per_address, "hits from one address")
             for site in sites:
-                self._limits.check(("site", site.id), settings.hits_per_site, "hits for one site")
+                self._site_limits.check((site.id,), settings.hits_per_site, "hits for one site")
         except TooMany:
             for site in sites:
                 drop = drop_of(site, second, "limit")
@@ -6429,7 +6491,7 @@ def dashboard_file() -> StaticFile:
         found = re.findall(rb"<" + tag + rb"\b[^>]*>(.*?)</" + tag + rb">", body, re.DOTALL)
         return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in found)
     policy = (f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; img-src 'self' data:; connect-src 'self'; "
-              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
+              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
     return StaticFile.of(body, {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-cache",
                                 "Cross-Origin-Opener-Policy": "same-origin", "Permissions-Policy": "camera=(), geolocation=(), microphone=()"})
 
@@ -6453,7 +6515,8 @@ def read_cookie(kind: str = "") -> str:
     """Return the value of a cookie of ours, "" where there is none. Other cookies may be as malformed as they like."""
     wanted = cookie_name(kind)
     pairs = (pair.strip().partition("=") for pair in header("Cookie").split(";"))
-    return next((value.strip('"') for name, _, value in pairs if name == wanted), "")
+    values = {value.strip('"') for name, _, value in pairs if name == wanted}
+    return values.pop() if len(values) == 1 else ""  # of two, one was planted, and nothing tells which
 
 
 def read_body() -> bytes:
@@ -6668,11 +6731,11 @@ def post_setup(app: App, _: None) -> bottle.HTTPResponse:
     domain, zone = form.text("domain", most=253, required=True), form.text("timezone", most=64) or "UTC"
     form.check()
     app.accounts.check_setup_code(code)
-    site = {name: body[name] for name in ("hostnames", *SITE_OVERRIDES) if body.get(name) is not None}
+    site = {name: body[name] for name in SITE_OVERRIDES if body.get(name) is not None}
     app.accounts.setup(OPERATOR, username, password, domain, zone, only_first=True, **site)
     caller = read_caller(app)
     user = find_user(app.store.reader(), username)
-    return _signed_in(app, app.accounts.enter(user.id, caller), new_mark(user.password_hash))
+    return _signed_in(app, app.accounts.enter(user, caller), new_mark(user.password_hash))
 
 
 def _read_new_user(form: Form) -> tuple[str, str]:
@@ -7098,7 +7161,7 @@ def post_annotation(app: App, principal: Principal) -> dict:
     """Write a note on a day or an hour of a site."""
     values = _read_annotation("site_id", "at", "text")
     site = _site_to_read(app, principal, values.pop("site_id"))
-    return {"id": app.store.transact(lambda db: add_annotation(db, site, principal.name, **values))}
+    return {"id": app.store.transact(lambda db: add_annotation(db, site, principal.actor, **values))}
 
 
 def _annotation_to_change(app: App, principal: Principal, id: int) -> int:
@@ -7229,6 +7292,7 @@ def _http_error(error: bottle.HTTPError) -> str:
     messages = {404: ("There is nothing at this address.", "not-found"), 405: ("This address does not answer that method.", "method")}
     message, code = messages.get(error.status_code, ("The request could not be understood.", "bad-request"))
     bottle.response.content_type = "application/json"
+    bottle.response.headers.update({**SAFE_HEADERS, **_over_https(), "Cache-Control": "no-store"})
     return to_json({"error": message, "code": code, "details": []}).decode()
 
 
@@ -7325,6 +7389,7 @@ class App:
     def add_site(self, domain: str, by: Principal = OPERATOR, **values: Any) -> None:
         """Add a site. Raises InvalidInput."""
         def add(db: sqlite3.Connection) -> None:
+            renew(db, self.clock(), by).require("admin")
             add_site(db, int(self.clock()), domain=domain, **values)
             note(db, self.clock(), by, "site added", host_of(domain))
         self.store.transact(add)
@@ -7334,7 +7399,10 @@ class App:
         settings = self.settings
 
         def change(db: sqlite3.Connection) -> None:
-            before = get_site(db, settings, domain)
+            now_by, before = renew(db, self.clock(), by), get_site(db, settings, domain)
+            now_by.require("editor")
+            if not now_by.may_read(before):
+                raise NotFound("There is no such site, or it may not be read.")
             set_site(db, settings, int(self.clock()), domain, **values)
             if changed := differences(before, get_site(db, settings, domain)):
                 note(db, self.clock(), by, "site changed", before.domain, changed)
@@ -7345,6 +7413,7 @@ class App:
         settings = self.settings
 
         def remove(db: sqlite3.Connection) -> None:
+            renew(db, self.clock(), by).require("admin")
             remove_site(db, settings, domain)
             note(db, self.clock(), by, "site removed", host_of(domain))
         self.store.transact(remove)
@@ -7355,6 +7424,7 @@ class App:
     def change_settings(self, values: Mapping[str, Any], by: Principal = OPERATOR) -> None:
         """Store settings of the instance, of which None goes back to the default. Raises InvalidInput."""
         def change(db: sqlite3.Connection) -> None:
+            renew(db, self.clock(), by).require("owner")
             if changed := self.current.change(db, int(self.clock()), values):
                 note(db, self.clock(), by, "settings changed", "this server", changed)
         self.store.transact(change)
@@ -7703,6 +7773,9 @@ def command_user_passwd(given: argparse.Namespace) -> None:
     with _open_app(given) as app:
         if app.accounts.reset_password(given.username, password):
             print(f"Two-factor sign-in of {given.username} is switched off: it can be set up again in Settings.")
+        tokens = [f"{token['id']} ({token['name']})" for token in app.accounts.tokens(OPERATOR) if token["username"] == given.username]
+        if tokens:
+            print(f"Tokens of {given.username} go on working: {', '.join(tokens)}. To end one: mininumbers token revoke ID")
 
 
 def command_user_remove(given: argparse.Namespace) -> None:

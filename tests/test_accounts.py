@@ -169,6 +169,39 @@ def test_who_is_locked_out_gets_a_new_password_from_the_command_line(app, person
     assert person().sign_in("viewer", NEW_PASSWORD)[0] == 200
 
 
+@pytest.mark.parametrize("change", ["passwd", "second factor", "removed"])
+def test_a_sign_in_that_is_under_way_while_the_account_changes_comes_to_nothing(app, person, clock, monkeypatch, change):
+    proven, enter = person("viewer"), app.accounts.enter
+
+    def meanwhile(user, caller):
+        if change == "passwd":
+            app.accounts.reset_password("viewer", NEW_PASSWORD)
+        elif change == "removed":
+            app.accounts.remove_user(OPERATOR, user.id)
+        else:
+            secret = proven.post("/api/account/two-factor", password=PASSWORD)[1]["secret"]
+            assert proven.post("/api/account/two-factor/confirm", password=PASSWORD, secret=secret, code=code_at(secret, clock.now))[0] == 200
+        return enter(user, caller)
+    monkeypatch.setattr(app.accounts, "enter", meanwhile)
+    late = person()
+    assert late.sign_in("viewer")[0] == 401
+    assert late.name is None
+
+
+def test_a_new_password_withdraws_what_a_stranger_may_have_left_behind(app, person):
+    somebody = person("admin")
+    codes = [somebody.post("/api/invites", role="admin")[1]["code"] for _ in range(2)]
+    token = somebody.post("/api/tokens", name="left", sites=None)[1]
+    done = run_command("user", "passwd", "--db", app.settings.db, "admin", "--password-stdin", stdin=NEW_PASSWORD)
+    assert f"{token['id']} (left)" in done.stdout
+    assert [person().post("/api/invites/check", code=code)[0] for code in codes] == [403, 403]
+    again = person()
+    again.sign_in("admin", NEW_PASSWORD)
+    code = again.post("/api/invites", role="viewer", sites=None)[1]["code"]
+    again.post("/api/account/password", password=NEW_PASSWORD, new_password=PASSWORD)
+    assert person().post("/api/invites/check", code=code)[0] == 403
+
+
 # ---- sessions --------------------------------------------------------------------------------------------------------
 
 def test_a_session_that_somebody_else_chose_is_not_taken_up(app, person):
@@ -215,6 +248,14 @@ def test_signing_out_everywhere_ends_all_of_ones_sessions(app, person):
     here, there, other = person("owner"), person("owner"), person("admin")
     assert here.post("/api/logout", everywhere=True) == (200, {})
     assert (here.name, there.name, other.name) == (None, None, "admin")
+
+
+def test_of_two_cookies_of_one_name_none_is_believed(app, person):
+    attacker, victim = person("viewer"), person("owner")
+    for values in ((attacker, victim), (victim, attacker)):
+        header = "; ".join(f"mininumbers={each.web.cookies['mininumbers']}" for each in values)
+        answer = Person(app).web.get("/api/session", headers={"Cookie": header})
+        assert answer.json["user"] is None
 
 
 def test_a_cookie_of_another_instance_opens_nothing(app, person, tmp_path):
@@ -338,6 +379,19 @@ def test_it_survives_a_new_password_and_a_new_hash(app, person, guarded, clock, 
     assert person().sign_in(password=NEW_PASSWORD, code=code_at(secret, clock.now))[0] == 200
 
 
+def test_wrong_codes_and_codes_of_another_time_are_told_alike(app, person, guarded, clock):
+    told = {person().sign_in(code=code)[1]["error"] for code in ("000000", code_at(guarded[1], clock.now + 600), code_at(guarded[1], clock.now - 900))}
+    assert len(told) == 1
+
+
+def test_it_is_not_replaced_without_a_code(app, person, guarded, clock):
+    somebody, secret, _ = guarded
+    own = base64.b32encode(b"an attackers secret.").decode()
+    assert somebody.post("/api/account/two-factor", password=PASSWORD)[0] == 409
+    assert somebody.post("/api/account/two-factor/confirm", password=PASSWORD, secret=own, code=code_at(own, clock.now))[0] == 409
+    assert person().sign_in(code=code_at(secret, clock.now))[0] == 200
+
+
 def test_switching_it_off_takes_the_password_and_a_code(app, person, guarded, clock):
     somebody, secret, _ = guarded
     assert fields(somebody.post("/api/account/two-factor/off", password=PASSWORD, code="000000")[1]) == {"code"}
@@ -357,6 +411,43 @@ def test_a_new_password_from_the_command_line_switches_it_off_and_says_so(app, p
 def test_who_manages_sites_sees_all_of_them_and_others_those_they_are_given(app, person):
     assert {role: person(role).sites for role in ("owner", "admin", "editor", "viewer")} == {
         "owner": ["example.com", "other.test"], "admin": ["example.com", "other.test"], "editor": ["example.com"], "viewer": ["example.com"]}
+
+
+CHANGES = [("PATCH", "/api/users/{self}", {"role": "owner"}), ("PATCH", "/api/users/{viewer}", {"role": "owner"}), ("DELETE", "/api/users/{viewer}", {}),
+           ("POST", "/api/invites", {"role": "owner"}), ("POST", "/api/sites", {"domain": "new.test"}), ("DELETE", "/api/sites/other.test", {}),
+           ("PATCH", "/api/sites/other.test", {"mode": "strict"}), ("PATCH", "/api/settings", {"mode": "strict"}),
+           ("POST", "/api/tokens", {"name": "x", "read_only": False})]
+
+
+@pytest.mark.parametrize("method, path, body", CHANGES, ids=[f"{method} {path}" for method, path, _ in CHANGES])
+@pytest.mark.parametrize("end", ["demoted", "removed", "signed out"])
+def test_who_loses_their_rights_while_a_request_is_under_way_has_lost_them(app, person, monkeypatch, method, path, body, end):
+    """As when the body of a request comes late: its guard has let somebody in who may nothing any more."""
+    app.accounts.add_user(OPERATOR, "second", PASSWORD, "owner", None)
+    somebody, read = person("second"), mininumbers.read_body
+
+    def late():
+        if end == "demoted":
+            app.accounts.set_user(OPERATOR, id_of(app, "second"), "viewer", ["example.com"])
+        elif end == "removed":
+            app.accounts.remove_user(OPERATOR, id_of(app, "second"))
+        else:
+            app.store.transact(lambda db: db.execute("delete from sessions"))
+        return read()
+    monkeypatch.setattr(mininumbers, "read_body", late)
+    before = [rows(app, f"select * from {table} order by 1") for table in ("sites", "invites", "tokens", "settings", "users where role = 'viewer' and username = 'viewer'")]
+    status, _ = somebody.ask(method, path.format(self=id_of(app, "second"), viewer=id_of(app, "viewer")), body)
+    if method != "DELETE":  # those have no body to wait for
+        assert status in (401, 403, 404)
+        assert [rows(app, f"select * from {table} order by 1") for table in ("sites", "invites", "tokens", "settings", "users where role = 'viewer' and username = 'viewer'")] == before
+        assert rows(app, "select count(*) from users where role = 'owner'") == [(1,)] or end == "signed out"
+
+
+@pytest.mark.parametrize("username", ["the command line", "The Command Line", "token deploy", "TOKEN x", "OWNER", "ｏｗｎｅｒ"])
+def test_nobody_is_called_what_the_trail_calls_somebody_else(app, person, username):
+    code = person("owner").post("/api/invites", role="viewer", sites=None)[1]["code"]
+    status, answer = person().post("/api/invites/accept", code=code, username=username, password=PASSWORD)
+    assert (status, fields(answer)) == (400, {"username"})
 
 
 @pytest.mark.parametrize("path, body", [("/api/v2/query", {"site_id": "other.test", "metrics": ["visitors"], "date_range": "day"}),
@@ -450,7 +541,7 @@ def test_an_invitation_makes_one_account_with_what_it_grants(app, person):
     guest = person()
     assert guest.post("/api/invites/check", code=made["code"]) == (200, {"role": "editor", "sites": ["other.test"], "invited_by": "admin"})
     status, body = guest.post("/api/invites/accept", code=made["code"], username="guest", password=PASSWORD)
-    assert (status, body) == (200, {"user": {"username": "guest", "role": "editor", "two_factor": False}})
+    assert (status, body) == (200, {"user": {"username": "guest", "role": "editor", "every_site": False, "two_factor": False}})
     assert (guest.name, guest.sites) == ("guest", ["other.test"])
     assert person().post("/api/invites/accept", code=made["code"], username="second", password=PASSWORD)[0] == 403
     assert person().post("/api/invites/check", code=made["code"])[0] == 403

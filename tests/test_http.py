@@ -171,10 +171,16 @@ RIGHT = {
     ("POST", "/api/annotations"): ("", {"site_id": "example.com", "at": "2026-03-02", "text": "Launch"}, 200),
     ("PATCH", "/api/annotations/<id:int>"): ("", {"text": "Launch"}, 404),
     ("DELETE", "/api/annotations/<id:int>"): ("", {}, 404),
+    ("GET", "/api/goals/suggestions"): ("?site_id=example.com", None, 200),
+    **{("GET", f"/api/{kind}"): ("?site_id=example.com", None, 200) for kind in ("goals", "segments")},
+    **{("POST", f"/api/{kind}"): ("", {"site_id": "example.com"}, 400) for kind in ("goals", "segments")},
+    **{("PATCH", f"/api/{kind}/<id:int>"): ("", {"name": "x"}, 404) for kind in ("goals", "segments")},
+    **{("DELETE", f"/api/{kind}/<id:int>"): ("", {}, 404) for kind in ("goals", "segments")},
     ("POST", "/api/demo"): ("", {}, 503),
 }
 # Whose site it is decides: what names example.com is not there for who may see another only.
-OF_A_SITE = {("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
+OF_A_SITE = {*((method, f"/api/{kind}") for method in ("GET", "POST") for kind in ("goals", "segments")), ("GET", "/api/goals/suggestions"),
+             ("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
              ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"),
              ("POST", "/api/v2/queries"),
              ("PATCH", "/api/sites/<domain>")}
@@ -223,6 +229,8 @@ def test_a_route_answers_those_whom_its_guard_lets_in(edge, route, who):
         expected = 401
     elif guard not in LET_IN[who]:
         expected = 403
+    elif (route.method, route.path) == ("POST", "/api/segments") and "editor" not in LET_IN[who]:
+        expected = 403  # a viewer makes segments for themselves only, and a program that only reads has no self
     else:
         expected = 404 if who == "token of another site" and (route.method, route.path) in OF_A_SITE else right
     answer = request(edge, route, edge.credentials(who))
@@ -277,6 +285,15 @@ def test_pages_of_other_sites_may_read_only_collection_and_the_tracker(edge, rou
     public = (route.method, route.path) in COLLECTION | PUBLIC_FILES
     assert answer.headers.get("Access-Control-Allow-Origin") == ("*" if public else None)
     assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("method, path", [("GET", "/nothing"), ("OPTIONS", "/api/login"), ("PUT", "/"), ("DELETE", "/api/users/x")])
+def test_what_the_router_refuses_is_as_guarded_as_an_answer(edge, method, path):
+    answer = edge.ask(method, path, headers={"X-Forwarded-Proto": "https"})
+    assert answer.status_int in (404, 405)
+    assert {name: answer.headers[name] for name in ("X-Content-Type-Options", "Cache-Control", "Strict-Transport-Security")} == {
+        "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Strict-Transport-Security": "max-age=31536000"}
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
 def test_a_preflight_lets_pages_of_every_site_send_json(edge):
@@ -479,7 +496,7 @@ def accounts(app):
 def test_the_link_from_the_terminal_creates_an_account_a_site_and_a_session(fresh):
     assert bare(fresh).get("/api/session").json["setup"] is True
     answer = set_up(fresh)
-    assert (answer.status_int, answer.json) == (200, {"user": {"username": "owner", "role": "owner", "two_factor": False}})
+    assert (answer.status_int, answer.json) == (200, {"user": {"username": "owner", "role": "owner", "every_site": True, "two_factor": False}})
     session = {"Cookie": f"mininumbers={morsel(answer).value}"}
     assert bare(fresh).get("/api/session", headers=session).json["user"]["username"] == "owner"
     sites = bare(fresh).get("/api/sites", headers=session).json["sites"]

@@ -90,6 +90,12 @@ def test_a_site_may_get_so_many_hits_a_minute_from_all_addresses_together(app, s
     assert site.send(ip="192.0.2.9").status_int == 202
 
 
+def test_a_crowd_of_addresses_does_not_make_a_sites_minute_begin_anew(app, site, monkeypatch):
+    monkeypatch.setattr(app.collector._address_limits, "_most", 50)
+    app.change_settings({"hits_per_site": 3})
+    assert [site.send(ip=f"10.0.{n // 200}.{n % 200}", status="*").status_int for n in range(150)] == [202] * 3 + [429] * 147
+
+
 def test_the_limits_are_ten_times_as_high_for_a_site_as_for_an_address_and_can_be_given(tmp_path):
     defaults = Settings()
     assert (defaults.hits_per_address, defaults.hits_per_site) == (1_000, 10_000)
@@ -197,6 +203,21 @@ def test_strangers_without_number_do_not_lock_the_owner_out(app, door, clock):
     assert door(PASSWORD, somebody=known)[0] == 200, "a browser that was here before is known, even at a stranger's address"
 
 
+def test_others_failures_do_not_make_the_owners_own_wait_longer_and_longer(door, clock):
+    for number in range(12):
+        door(address=f"10.0.0.{number}")
+    assert door(address="203.0.113.9")[0] == 401, "a slip of the owner's"
+    status, wait = door(PASSWORD, address="203.0.113.9")
+    assert status == 429
+    for number in range(wait):
+        clock.advance(1)
+        door(address=f"10.0.1.{number}")
+    assert door(PASSWORD, address="203.0.113.9")[0] == 429, "of more failures the wait is longer …"
+    clock.advance(60)
+    door(address="10.0.2.1")
+    assert door(PASSWORD, address="203.0.113.9")[0] == 200, "… but it counts from one's own last"
+
+
 def test_a_known_browser_is_slowed_down_by_its_own_failures(app, door, clock):
     known = Person(app, address=OWNERS_BROWSER)
     door(PASSWORD, somebody=known)
@@ -266,6 +287,6 @@ def test_no_address_is_kept_or_logged(app, site, door, tmp_path, caplog):
     for _ in range(7):
         door(address=address)
     app.run_jobs()
-    held = repr([vars(app.collector._limits), vars(app.accounts._attempts), vars(app.token_limits)])
+    held = repr([vars(app.collector._address_limits), vars(app.collector._site_limits), vars(app.accounts._attempts), vars(app.token_limits)])
     raw = b"".join(path.read_bytes() for path in tmp_path.glob("test.db*"))
     assert address not in held and address not in caplog.text and address.encode() not in raw

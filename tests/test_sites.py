@@ -358,7 +358,7 @@ def test_the_first_account_through_the_browser_is_the_only_one_by_its_link(setti
         code, web = app.accounts.setup_code, Site(app).web
         body = {"code": code, "username": "anna", "password": PASSWORD, "domain": "anna.example", "timezone": "Europe/Berlin"}
         assert web.post_json("/api/setup", {**body, "code": "guess"}, status=403)
-        assert web.post_json("/api/setup", body).json == {"user": {"username": "anna", "role": "owner", "two_factor": False}}
+        assert web.post_json("/api/setup", body).json == {"user": {"username": "anna", "role": "owner", "every_site": True, "two_factor": False}}
         assert web.post_json("/api/setup", {**body, "username": "eve", "domain": "eve.example"}, status=403)
         assert domains(app) == ["anna.example"]
 
