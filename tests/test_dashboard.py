@@ -1387,6 +1387,44 @@ def test_the_skip_link_leads_to_the_numbers(dashboard):
     expect(page.locator("#main")).to_be_focused()
 
 
+OPENED = {
+    "report": ("?period=28d", None), "filtered": ("?f=is,visit:device,Mobile&f=is,visit:os,Android", None), "empty chart": ("?f=is,event:page,/nowhere", None), "sites": ("?view=sites", None),
+    "tables": ("?period=7d", lambda page: [summary.click() for summary in page.locator("details:visible > summary").all()]),
+    "custom range": ("", lambda page: page.keyboard.press("c")), "filter builder": ("?f=is,visit:country,SE", lambda page: page.keyboard.press("/")),
+    "keys": ("", lambda page: page.keyboard.press("?")), "note": ("", lambda page: page.get_by_role("button", name="Add a note").click()),
+}
+AXE = """async tags => (await axe.run({runOnly: {type: "tag", values: tags}})).violations.map(({id, nodes}) => [id, ...nodes.slice(0, 3).map(({html}) => html.slice(0, 200))])"""
+
+
+@pytest.mark.parametrize("view", OPENED)
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 375)])
+def test_axe_finds_nothing(demo, new_page, node_packages, view, scheme, width):
+    search, act = OPENED[view]
+    page = new_page(demo.url, storage_state=demo.state, color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    page.goto(f"{demo.url}/{search}")
+    (cards if view == "sites" else settle)(page)
+    if act:
+        act(page)
+    page.evaluate((node_packages / "axe-core" / "axe.min.js").read_text("utf-8") + ";0")
+    assert page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]) == []
+
+
+def test_the_report_goes_onto_one_light_page_of_paper(dashboard):
+    page = dashboard("?f=is,visit:device,Mobile", color_scheme="dark")
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 1
+    page.emulate_media(media="print", color_scheme="dark")
+    assert lightness(page, "--paper") > lightness(page, "--ink")
+    expect(page.get_by_role("button", name="Print")).to_be_hidden()
+    expect(page.locator("#chips .words")).to_be_visible()
+
+
+def test_colours_that_the_system_forces_leave_everything_to_be_seen(dashboard):
+    page = dashboard("?f=is,visit:device,Mobile", forced_colors="active")
+    strokes = page.evaluate("() => ['.line:not(.then):not(.open)', '.line.then', '.zero'].map(name => getComputedStyle(document.querySelector(`#plot ${name}`)).stroke)")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert len(set(strokes[:2])) == 2 and paper not in strokes
+
+
 # ---- under a prefix --------------------------------------------------------------------------------------------------
 
 @pytest.fixture
