@@ -8,7 +8,7 @@
 // Countries come under their two letters of ISO 3166-1. Three have no number there: of these Kosovo has letters in common use.
 import {readFileSync, writeFileSync} from 'node:fs';
 
-const WIDTH = 1200, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
+const WIDTH = 1000, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
 const [, , source, page] = process.argv;
 const world = JSON.parse(readFileSync(source, 'utf8'));
 
@@ -46,11 +46,14 @@ const ringOf = indexes => indexes.flatMap((index, i) => {
   return i ? arc.slice(1) : arc;
 });
 
-/** A ring as a path; "" where it is smaller than a dot. */
-function pathOf(ring) {
+/** The doubled area of a ring. */
+const areaOf = points => Math.abs(points.reduce((sum, [x, y], i) => { const [px, py] = points.at(i - 1); return sum + px * y - x * py; }, 0));
+
+/** A ring as a path; "" where it is a dot, unless that is all there is of a country. */
+function pathOf(ring, i, rings) {
   const points = unwrap(ring).map(place).filter(([x, y], i, all) => !i || x !== all[i - 1][0] || y !== all[i - 1][1]);
   if (points.length > 1 && points[0].join() === points.at(-1).join()) points.pop();
-  if (points.length < 3) return '';
+  if (points.length < 3 || (areaOf(points) < 6 && rings.length > 1)) return '';
   const steps = points.slice(1).map(([x, y], i) => `${x - points[i][0]},${y - points[i][1]}`);
   return `M${points[0].join()}l${steps.join(' ')}z`.replaceAll(',-', '-').replaceAll(' -', '-');
 }
