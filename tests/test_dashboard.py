@@ -870,9 +870,9 @@ def test_the_table_says_the_same_as_the_chart(demo, dashboard):
     page = dashboard("?period=7d&metric=visits")
     page.get_by_text("The same as a table").click()
     found = demo.api.query("visits", date_range="7d", dimensions=["time"], include={"comparisons": {"mode": "previous_period"}})["results"]
-    assert [line.locator("th, td").all_inner_texts()[1:3] for line in page.locator(".table tbody tr").all()] == [
+    assert [line.locator("th, td").all_inner_texts()[1:3] for line in page.locator("#chart .table tbody tr").all()] == [
         [say_whole(each["metrics"][0]), say_whole(each["comparison"]["metrics"][0])] for each in found]
-    assert page.locator(".table thead th").all_inner_texts() == ["Date", "Visits", "Before", "Change"]
+    assert page.locator("#chart .table thead th").all_inner_texts() == ["Date", "Visits", "Before", "Change"]
 
 
 def test_a_headline_number_owns_the_chart(dashboard):
@@ -1298,7 +1298,7 @@ def test_nothing_but_the_headline_cards_scrolls_sideways(dashboard, width):
     assert page.evaluate(fits)
     page.get_by_text("The same as a table").click()
     pick(page, "Period").select_option("edit")
-    page.locator("#foot summary").click()
+    page.locator("#foot .dropped > summary").click()
     page.locator("#plot").press("End")
     assert page.evaluate(fits)
     assert page.locator("#range-from").bounding_box()["width"] > 100

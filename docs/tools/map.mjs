@@ -8,7 +8,7 @@
 // Countries come under their two letters of ISO 3166-1. Three have no number there: of these Kosovo has letters in common use.
 import {readFileSync, writeFileSync} from 'node:fs';
 
-const WIDTH = 1000, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
+const WIDTH = 900, TOLERANCE = 0.75, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
 const [, , source, page] = process.argv;
 const world = JSON.parse(readFileSync(source, 'utf8'));
 
@@ -22,7 +22,18 @@ function project([longitude, latitude]) {
 
 const [edge] = project([180, 0]), [, top] = project([0, 84]), [, bottom] = project([0, SOUTH]), scale = WIDTH / 2 / edge;
 const height = Math.round((top - bottom) * scale);
-const place = point => { const [x, y] = project(point); return [Math.round(x * scale + WIDTH / 2), Math.round((top - y) * scale)]; };
+const exact = point => { const [x, y] = project(point); return [x * scale + WIDTH / 2, (top - y) * scale]; };
+const place = point => exact(point).map(Math.round);
+
+/** Without the points that lie nearer to the line between their neighbours than can be seen, by Douglas and Peucker (1973). */
+function simplify(points) {
+  if (points.length < 3) return points;
+  const [[ax, ay], [bx, by]] = [points[0], points.at(-1)].map(exact), length = Math.hypot(bx - ax, by - ay);
+  const away = points.map(exact).map(([x, y]) => length ? Math.abs((bx - ax) * (ay - y) - (ax - x) * (by - ay)) / length : Math.hypot(x - ax, y - ay));
+  const far = away.indexOf(Math.max(...away.slice(1, -1)), 1);
+  if (away[far] < TOLERANCE) return [points[0], points.at(-1)];
+  return [...simplify(points.slice(0, far + 1)), ...simplify(points.slice(far)).slice(1)];
+}
 
 /** The longitudes of a ring as degrees from the middle of the map, none far from the one before. */
 function unwrap(ring) {
@@ -34,11 +45,11 @@ function unwrap(ring) {
   });
 }
 
-/** The arcs of the topology: each point is told from the one before, in steps of a grid. */
+/** The arcs of the topology: each point is told from the one before, in steps of a grid. What two countries share is simplified once. */
 const arcs = world.arcs.map(arc => {
   const {scale: [width, height], translate: [left, low]} = world.transform;
   let x = 0, y = 0;
-  return arc.map(([dx, dy]) => [(x += dx) * width + left, (y += dy) * height + low]);
+  return simplify(arc.map(([dx, dy]) => [(x += dx) * width + left, (y += dy) * height + low]));
 });
 
 const ringOf = indexes => indexes.flatMap((index, i) => {
