@@ -10,8 +10,8 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from conftest import PASSWORD, ROOT, ask
-from test_dashboard import enter, field, fresh, headlines, hit, new_page, pick, rows, unvisited  # noqa: F401 (fixtures among them)
+from conftest import PASSWORD, ROOT, ask, run_command
+from test_dashboard import enter, field, fresh, headlines, hit, new_page, pick, rows, settle, unvisited  # noqa: F401 (fixtures among them)
 
 SECTIONS = ["account", "sites", "site:example.com", "users", "tokens", "instance", "audit"]
 
@@ -110,7 +110,9 @@ def test_from_the_printed_link_to_the_first_visit(unused, new_page, tmp_path):  
     pick(page, "Visits are kept").select_option(label="365 days")
     press(page, "Finish")
 
-    expect(page.get_by_role("heading", name="Put this tag into your site’s head")).to_be_focused()
+    expect(page.get_by_role("heading", name="Paste this tag into your site’s head")).to_be_visible()
+    expect(page.locator("#stages [aria-current]")).to_have_text("Tag")
+    expect(page.locator("#main")).to_be_focused()
     assert ask(tmp_path / "test.db", "select domain, timezone, mode, rotation_hours, retention_days, gpc from sites") == [
         ("example.com", "Europe/Berlin", "strict", None, 365, None)]   # what was left as it was stays as the server says
     assert page.url == f"{unused.url}/?site=example.com"
@@ -120,7 +122,7 @@ def test_from_the_printed_link_to_the_first_visit(unused, new_page, tmp_path):  
     expect(page.locator(".arrival")).to_have_text("Waiting for the first visit to example.com…")
     hit(unused.url, "https://elsewhere.test/")
     page.clock.fast_forward(6_000)
-    expect(page.locator(".arrival")).to_have_text("Waiting for the first visit to example.com… Not counted so far: 1 foreign host.")
+    expect(page.locator("[data-view=empty] summary")).to_have_text("Not counted: 1 foreign host")
     colour = page.locator(".arrival").evaluate("element => getComputedStyle(element).color")
     hit(unused.url, "https://example.com/hello", r="https://news.ycombinator.com/")
     page.clock.fast_forward(6_000)
@@ -143,6 +145,10 @@ def test_the_dashboard_can_be_gone_to_before_the_first_visit(unused, new_page): 
     press(page, "Finish")
     press(page, "Go on to the dashboard")
     expect(page.get_by_role("heading", name="No visits yet")).to_be_visible()
+    expect(page.locator("#stages")).to_have_count(0)
+    hit(unused.url)
+    page.reload()
+    settle(page)
 
 
 def test_back_and_forward_lose_nothing_that_was_typed(unused, new_page):  # noqa: F811
@@ -518,9 +524,8 @@ def test_a_site_is_added_changed_and_removed_by_typing_its_name(fresh, new_page)
 
 
 def test_who_has_no_site_yet_adds_one_on_the_page(start_server, tmp_path, new_page):  # noqa: F811
-    from conftest import run_command
     run_command("setup", "--db", tmp_path / "test.db", "--username", "owner", "--password-stdin", stdin=f"{PASSWORD}\n")
-    server, page = start_server(), None
+    server = start_server()
     page = new_page(server.url)
     enter(page, server)
     expect(page.get_by_role("heading", name="No site yet")).to_be_visible()
@@ -628,6 +633,21 @@ def test_the_settings_have_addresses_back_works_and_the_dashboard_is_where_it_wa
     assert page.url == f"{fresh.url}/?site=example.com&period=7d"
 
 
+@pytest.mark.parametrize("way", ["menu", "key", "link"])
+def test_the_settings_are_reached_from_the_menu_of_sites_by_a_key_and_at_the_foot(fresh, new_page, way):  # noqa: F811
+    page = new_page(fresh.url)
+    enter(page, fresh)
+    expect(page.get_by_role("heading", name="No visits yet")).to_be_visible()
+    if way == "menu":
+        pick(page, "Site").select_option(label="Settings…")
+    elif way == "key":
+        page.keyboard.press(",")
+    else:
+        page.get_by_role("link", name="Settings", exact=True).click()
+    expect(page.locator("#section-title")).to_have_text("Account")
+    assert page.url == f"{fresh.url}/?site=example.com&settings=account"
+
+
 def test_by_keyboard_a_dialog_opens_holds_the_focus_and_gives_it_back(fresh, new_page):  # noqa: F811
     page = new_page(fresh.url)
     section(page, fresh, "account")
@@ -676,19 +696,25 @@ def test_what_fails_is_told_and_can_be_tried_again(fresh, new_page):  # noqa: F8
 # ---- QR codes --------------------------------------------------------------------------------------------------------
 
 QR_2 = """
-1111111010011011101111111 1000001001110000101000001 1011101001000010101011101 1011101011101111101011101 1011101010010011101011101
-1000001011000100001000001 1111111010101010101111111 0000000011001010000000000 1000101111010011011111001 1001010011010011010011010
-1001011011011111011101100 1010010100110011010100110 1110101010000110011101111 1100000011101011100010010 0000101101011111110111100
-0010100100110101000110110 1111001011101101111111100 0000000010000110100010000 1111111010100000101010000 1000001001001010100011110
-1011101011110110111111111 1011101000101000011100111 1011101001111111111001010 1000001000010100001111110 1111111011101101011000111
+1111111000111111001111111 1000001010101011101000001 1011101000011001101011101 1011101001001011001011101 1011101010110111001011101
+1000001000011111001000001 1111111010101010101111111 0000000001101110100000000 1010101001110111100010010 0010000000001000001000001
+0010001000000100000110111 1110110000010111110000010 1010001110100010111001011 0111010000110000111001001 1011111110000100101100111
+0110000000010001100010010 1011101111001001111111000 0000000011011101100011011 1111111001111011101011011 1000001001101110100011010
+1011101011010010111111011 1011101001110011000111100 1011101010100100100010001 1000001000110000101011010 1111111011001001111100011
 """.split()
 
-# Of the rows, joined by line feeds; versions 3 to 10. Made, as QR_2, with the Python library qrcode, which was told the mask where it
-# would have chosen another: it judges them before it has drawn the format.
+# The rows, joined by line feeds, of versions 1 to 10. Made, as QR_2, with the Python library qrcode, which was told to take mask 0.
 QR_DIGESTS = {
-    "é" * 20: "226924ec61754db4", "é" * 30: "526e837fb4f95519", "é" * 40: "94567450d5353572",
-    "é" * 50: "49114298d9d12159", "é" * 60: "bcc8f366ecec4c08", "é" * 75: "39a5a7df8c217418", "é" * 90: "e0d9f033d0d9cf7b",
-    "z" * 213: "f6862dc828d614e5"}
+    "é" * 7: "696d3a66fa363b28",
+    "é" * 20: "46d3edf63ecb96ec",
+    "é" * 30: "a977b52a2b94f73c",
+    "é" * 40: "1fe9ca1b4e601061",
+    "é" * 50: "3ce67aa636b1bbf4",
+    "é" * 60: "94f1406d9cc2fe50",
+    "é" * 75: "025799b4c01c6425",
+    "é" * 90: "7c5dfb2730be7f0f",
+    "z" * 213: "e60b477236880f2d",
+}
 
 
 @pytest.fixture(scope="module")
