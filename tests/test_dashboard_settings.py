@@ -273,7 +273,7 @@ def test_two_factor_sign_in_from_the_qr_code_to_the_last_recovery_code(fresh, ne
     assert f"secret={secret.replace(' ', '')}" in page.get_by_role("link", name="open it on this device").get_attribute("href")
     field(page, "The code it shows").fill("000000" if totp(secret) != "000000" else "111111")
     press(page, "Switch it on")
-    expect(page.locator("#dialog-form-code-wrong")).to_contain_text("This code is wrong.")
+    expect(page.locator("#dialog-form-code-wrong")).to_contain_text("This code is wrong")
     code = totp(secret)
     field(page, "The code it shows").fill(code)
     press(page, "Switch it on")
