@@ -6483,9 +6483,15 @@ def is_fresh(etag: str) -> bool:
     return etag in re.split(r"\s*,\s*", header("If-None-Match"))
 
 
+_REMARKS = re.compile(rb"^[ \t]*(?://[^\n]*|/\*(?:(?!\*/).)*\*/[ \t]*|<!--(?:(?!-->).)*-->[ \t]*)\n", re.DOTALL | re.MULTILINE)
+
+
 def dashboard_file() -> StaticFile:
-    """Return dashboard.html with a policy that lets run exactly what stands in it."""
-    body = asset("dashboard.html").read_bytes()
+    """Return dashboard.html with a policy that lets run exactly what is sent of it: all but comments on lines of their own.
+
+    The comments are for who reads the file, and an eighth of its weight.
+    """
+    body = _REMARKS.sub(b"", asset("dashboard.html").read_bytes())
 
     def hashes(tag: bytes) -> str:
         found = re.findall(rb"<" + tag + rb"\b[^>]*>(.*?)</" + tag + rb">", body, re.DOTALL)
