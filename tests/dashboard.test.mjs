@@ -124,3 +124,60 @@ test('conversions are among the headline numbers where a goal is filtered by', (
   assert.deepEqual(pure.cardMetrics(pure.readState('?f=is,event:goal,Signup')).slice(-2), ['events', 'conversion_rate']);
   assert.equal(pure.chosenMetric(pure.readState('?metric=conversion_rate')), 'visitors');
 });
+
+// ---- panels, sheets and their files
+
+table('a click with a modifier leaves a value out, and lets it in again', pure.toggleExclusion, [
+  [[], 'visit:os', 'A', [['is_not', 'visit:os', ['A']]]],
+  [[['is_not', 'visit:os', ['A']]], 'visit:os', 'B', [['is_not', 'visit:os', ['A', 'B']]]],
+  [[['is_not', 'visit:os', ['A', 'B']]], 'visit:os', 'A', [['is_not', 'visit:os', ['B']]]],
+  [[['is_not', 'visit:os', ['A']], ['is', 'visit:device', ['TV']]], 'visit:os', 'A', [['is', 'visit:device', ['TV']]]],
+  [[['is', 'visit:os', ['A']]], 'visit:os', 'A', [['is_not', 'visit:os', ['A']]]],
+  [[['or', [['is', 'visit:os', ['A']]]]], 'visit:os', 'A', [['or', [['is', 'visit:os', ['A']]]], ['is_not', 'visit:os', ['A']]]]]);
+table('a cell of a file is text to a spreadsheet, never a formula', pure.csvCell, [
+  ['/a', '/a'], ['a,b', '"a,b"'], ['say "hi"', '"say ""hi"""'], ['two\nlines', '"two\nlines"'], ['a;b', '"a;b"'], ['', ''], [null, ''], [0, '0'], [-1.5, '-1.5'],
+  ['=1+1', "'=1+1"], ['+1', "'+1"], ['-1', "'-1"], ['@SUM(A1)', "'@SUM(A1)"], ['\t=1', '"\'\t=1"'], [' =1', "' =1"], ['\r=1', '"\'\r=1"'], ['＝1', "'＝1"], ['=HYPERLINK("x","y")', '"\'=HYPERLINK(""x"",""y"")"']]);
+test('a file begins with the mark of UTF-8 and ends its lines as RFC 4180 has it', () => assert.equal(pure.csvOf([['a', 1], ['b', null]]), '\ufeffa,1\r\nb,\r\n'));
+test('the name of a country is looked for by the browser, any other value by the server', () => {
+  assert.deepEqual(pure.searchFilters('visit:country', 'swed'), [['is', 'visit:country', ['SE']]]);
+  assert.deepEqual(pure.searchFilters('visit:country', 'nowhere'), [['contains', 'visit:country', ['nowhere'], {case_sensitive: false}]]);
+  assert.deepEqual(pure.searchFilters('event:page', '/a'), [['contains', 'event:page', ['/a'], {case_sensitive: false}]]);
+  assert.deepEqual(pure.searchFilters('event:page', ''), []);
+});
+test('a filter by one browser opens its versions, and a property is a breakdown of its own', () => {
+  const dimension = (...more) => pure.breakdownOf(...more)?.dimension;
+  assert.equal(dimension('browser', [['is', 'visit:browser', ['Firefox']]]), 'visit:browser_version');
+  assert.equal(dimension('browser', [['is', 'visit:browser', ['Firefox', 'Safari']]]), 'visit:browser');
+  assert.equal(dimension('prop:a plan'), 'event:props:a plan');
+  for (const name of ['', 'prop:', 'constructor', 'toString', 'page2']) assert.equal(dimension(name), undefined);
+});
+test('a sheet stands in the address, and nonsense in it does not', () => {
+  const written = search => pure.writeState(pure.readState(search));
+  for (const search of ['?sheet=page&q=blog&sort=bounce_rate:asc&page=3', '?pattern=bounce_rate', '?sheet=prop:plan']) assert.equal(written(search), search);
+  for (const search of ['?sheet=nothing&q=x&page=2', '?pattern=luck', '?q=x&page=3']) assert.equal(written(search), '');
+  assert.equal(written('?sheet=page&page=-7'), '?sheet=page');
+  assert.deepEqual(pure.sheetOrder(pure.readState('?sheet=page&sort=secret:asc'), ['visitors']), ['visitors', 'desc']);
+});
+
+// ---- scales, the week and the year
+
+table('levels', pure.levelOf, [[0, [1, 2, 3, 4, 5], 0], [1, [1, 2, 3, 4, 5], 1], [5, [1, 2, 3, 4, 5], 5], [4.5, [1, 2, 3, 4, 5], 5], [1, [1, 1, 1, 1, 1], 1], [null, [1, 1, 1, 1, 1], 0]]);
+test('the legend of a map leaves out steps that no count can be on', () => {
+  assert.deepEqual(pure.sayLevels(pure.steepEdges(81)), [[1, '1'], [2, '2 – 3'], [3, '4 – 9'], [4, '10 – 27'], [5, '28 – 81']]);
+  assert.deepEqual(pure.sayLevels(pure.steepEdges(1)), [[5, '1']]);
+  for (const most of [1, 2, 3, 7, 100, 12_345]) assert.equal(pure.levelOf(most, pure.steepEdges(most)), 5);
+});
+test('one day of uproar does not pale all others', () => {
+  assert.deepEqual(pure.fairEdges([0, 1, 2, 3, 4, 5000]), [1, 2, 3, 4, 5000]);
+  assert.deepEqual(pure.fairEdges([]), [0, 0, 0, 0, 0]);
+});
+table('the first weekday of a locale', pure.firstWeekday, [['en-US', 7], ['de-DE', 1], ['ar-EG', 6], ['not a locale', 1]]);
+table('weekdays', pure.weekdayOf, [['2024-01-01', 1], ['2026-11-22', 7], ['2024-02-29', 4]]);
+table('53 weeks end with the one of a day', (day, first) => { const start = pure.yearBefore(day, first); return [start, pure.weekdayOf(start)]; }, [
+  ['2026-11-24', 1, ['2025-11-24', 1]], ['2026-11-24', 7, ['2025-11-23', 7]], ['2026-11-22', 1, ['2025-11-17', 1]]]);
+test('a rate of hardly any visits is no peak', () => {
+  const rows = [{dimensions: ['a'], metrics: [100, 1]}, {dimensions: ['b'], metrics: [60, 100]}, {dimensions: ['c'], metrics: [0, 50]}];
+  assert.equal(pure.peakOf(rows, 0, 1, true).dimensions[0], 'b');
+  assert.equal(pure.peakOf(rows, 0, 1, false).dimensions[0], 'a');
+  assert.equal(pure.peakOf([], 0, 1, true), null);
+});

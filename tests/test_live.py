@@ -1,4 +1,8 @@
-"""What happens just now: GET /api/live, and the view that shows it."""
+"""What happens just now, which properties there are, and hours of the week: what the dashboard asks beside the usual reports."""
+from datetime import datetime
+
+import pytest
+
 from conftest import Site
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0"
@@ -102,3 +106,77 @@ def test_only_who_may_read_the_site_is_told(app, site):
     assert live(site, status=404)["code"] == "not-found"
     site.token = "guess"
     assert live(site, status=401)["code"] == "unauthorized"
+
+
+# ---- properties ------------------------------------------------------------------------------------------------------
+
+def properties(site, status=200, **more):
+    return site.web.get("/api/properties", {"site_id": site.domain, **more}, headers={"Authorization": f"Bearer {site.token}"}, status=status).json
+
+
+def test_properties_are_those_of_the_days_asked_for_the_most_used_first(site, clock):
+    site.send("/", "signup", p={"plan": "pro"})
+    site.send("/", "signup", p={"plan": "free", "seats": 3})
+    assert properties(site) == {"properties": ["plan", "seats"]}
+    clock.advance(86_400)
+    site.send("/", "signup", p={"<b>": "x"})
+    assert properties(site) == {"properties": ["<b>"]}
+    assert properties(site, **{"from": "2026-03-02", "to": "2026-03-02"}) == {"properties": ["plan", "seats"]}
+
+
+def test_of_very_many_properties_a_hundred_are_named(site):
+    for number in range(5):
+        site.send("/", "signup", p={f"key{number}{place}": "x" for place in range(30)})
+    assert len(properties(site)["properties"]) == 100
+
+
+def test_days_that_are_none_are_refused(site):
+    for days in ({"from": "yesterday"}, {"from": "2026-03-02", "to": "2026-13-01"}, {"from": "0001-01-01"}, {"to": "9999-12-31"}):
+        assert properties(site, status=400, **days)["details"][0]["field"] == "from"
+
+
+# ---- hours of the week -----------------------------------------------------------------------------------------------
+
+def hours(site, *days):
+    """{label: pageviews} of the hours of the week that have any."""
+    rows = site.rows("pageviews", "visitors", dimensions=["time:hour_of_week"], date_range=list(days))
+    assert [label for label, *_ in rows] == [f"{weekday} {hour:02}" for weekday in range(1, 8) for hour in range(24)]
+    return {label: (views, visitors) for label, views, visitors in rows if views}
+
+
+@pytest.mark.parametrize("zone, sent, found", [
+    # Berlin's clocks go from 3 back to 2 on Sunday, 25 October: both hours are two o'clock.
+    ("Europe/Berlin", ["2026-10-24T23:30Z", "2026-10-25T00:30Z", "2026-10-25T01:30Z", "2026-10-25T02:30Z"], {"7 01": 1, "7 02": 2, "7 03": 1}),
+    # and from 2 to 3 on Sunday, 29 March: nothing is at two
+    ("Europe/Berlin", ["2026-03-29T00:30Z", "2026-03-29T01:30Z"], {"7 01": 1, "7 03": 1}),
+    # Lord Howe's clocks go back by half an hour at 2: half past one comes twice
+    ("Australia/Lord_Howe", ["2026-04-04T14:45Z", "2026-04-04T15:15Z", "2026-04-04T15:45Z"], {"7 01": 2, "7 02": 1}),
+    ("Asia/Kathmandu", ["2026-04-05T18:14Z", "2026-04-05T18:15Z"], {"7 23": 1, "1 00": 1})])
+def test_an_hour_of_the_week_is_the_site_s_own_also_when_clocks_change(app, site, clock, zone, sent, found):
+    app.set_site("example.com", timezone=zone)
+    for moment in sent:
+        clock.set(datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp())
+        site.send("/")
+    days = sent[0][:8] + "01", sent[0][:8] + "30"
+    counted = hours(site, *days)
+    assert {label: views for label, (views, _) in counted.items()} == found
+    clock.advance(3 * 86_400)
+    app.run_jobs()
+    assert app.store.reader().execute("select count(*) from days where state = 1").fetchone()[0]
+    assert hours(site, *days) == counted   # sealed
+
+
+def test_the_same_hour_of_two_weeks_is_one_and_a_filter_changes_nothing_of_that(app, site, clock):
+    for _ in range(2):
+        site.send("/a")
+        site.send("/b", ip="192.0.2.2", agent=FIREFOX)
+        clock.advance(7 * 86_400)
+    app.run_jobs()
+    assert hours(site, "2026-03-01", "2026-03-15") == {"1 12": (4, 4)}
+    rows = site.rows("visitors", dimensions=["time:hour_of_week"], date_range=["2026-03-01", "2026-03-15"], filters=[["is", "visit:browser", ["Firefox"]]])
+    assert [row for row in rows if row[1]] == [("1 12", 2)]
+
+
+def test_too_long_a_period_of_single_hours_is_refused(site):
+    answer = site.query("visitors", dimensions=["time:hour_of_week"], date_range=["1990-01-01", "2020-01-01"], filters=[["is", "event:page", ["/"]], ["is", "event:name", ["x"]]], status=400)
+    assert answer["details"][0]["field"] == "dimensions"
