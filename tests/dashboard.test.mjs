@@ -104,10 +104,16 @@ test('where a goal is filtered by, rows have its rate, and the list of goals is 
 });
 table('a goal at any depth', pure.isOfGoal, [[['is', 'event:goal', ['x']], true], [['or', [['is', 'visit:os', ['A']], ['not', ['is', 'event:goal', ['x']]]]], true], [['is', 'event:name', ['event:goal']], false], [['is', 'segment', [1]], false]]);
 
+test('rows stand beside those of another segment', () => {
+  const rows = metrics => metrics.map((values, i) => ({dimensions: [`d${i}`], metrics: values}));
+  const shown = {question: {metrics: ['visitors', 'bounce_rate']}, data: {results: rows([[2, 50], [0, null], [3, 10], [1, 1]])}}, other = {data: {results: rows([[4, 40], [0, 0], [0, 20]])}};
+  assert.deepEqual(pure.rowsBeside(shown, other).map(({comparison}) => comparison?.change), [[-50, 10], [0, undefined], [null, -10], undefined]);
+});
+
 // ---- the address
 
 const ADDRESSES = ['', '?site=a.example&period=7d', '?view=sites&compare=none', '?from=2026-03-02&to=2026-03-08&metric=bounce_rate&interval=week', '?compare=year_over_year&match=weekday',
-  '?compare=custom&compare_from=2025-01-01&compare_to=2025-01-31', '?f=is,visit:country,SE,NO&f=contains,event:page,/blog'];
+  '?compare=custom&compare_from=2025-01-01&compare_to=2025-01-31', '?compare=segment&against=7', '?f=is,visit:country,SE,NO&f=contains,event:page,/blog'];
 test('an address that says something is written as it was read', () => { for (const search of ADDRESSES) assert.equal(pure.writeState(pure.readState(search)), search); });
 test('moments stay what they were', () => {
   const state = pure.readState(`?${new URLSearchParams({from: '2026-03-02T08:00:00+05:45', to: '2026-03-02T09:59:59+05:45'})}`);

@@ -234,3 +234,22 @@ def test_a_segment_in_use_is_not_deleted_and_it_is_said_by_what_it_is_used(fresh
     expect(dialog(page).get_by_role("alert")).to_contain_text("It is used by the segment 'Outer'.")
     dialog(page).get_by_role("button", name="Cancel").click()
     assert len(api(page, fresh, "GET", "segments?site_id=example.com")["segments"]) == 2
+
+
+def test_two_segments_stand_side_by_side(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/a", "/a", "/a")
+    visit(fresh, "192.0.2.2", "/b")
+    visit(fresh, "192.0.2.3", "/b")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    first, second = (make_segment(page, fresh, name, [["is", "event:page", [f"/{name}"]]]) for name in "ab")
+    page.goto(f"{fresh.url}/?site=example.com&period=day&f=is,segment,{first['id']}")
+    settle(page)
+    page.get_by_role("combobox", name="Compare with").select_option(label="vs segment b")
+    settle(page)
+    assert f"compare=segment&against={second['id']}" in page.url
+    cards = {item.get_attribute("data-key"): [item.locator(part).inner_text() for part in (".value", ".change")] for item in page.locator("#headlines > li").all()}
+    assert {name: cards[name] for name in ("visitors", "pageviews", "bounce_rate")} == {
+        "visitors": ["1", "vs 2"], "pageviews": ["3", "vs 2"], "bounce_rate": ["0%", "vs 100%"]}
+    expect(page.locator("#legend .then")).to_have_text("b")
+    expect(page.locator("[data-key=visitors] .change")).to_have_attribute("title", "b: 2; down 50%, worse")
