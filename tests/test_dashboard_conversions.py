@@ -1,7 +1,7 @@
 """Goals and segments, and what is made of them in dashboard.html, in a real browser against the real server."""
 from playwright.sync_api import expect
 
-from test_dashboard import enter, field, fresh, headlines, hit, new_page, row, settle, unvisited  # noqa: F401 (fixtures among them)
+from test_dashboard import AXE, enter, field, fresh, headlines, hit, new_page, row, settle, unvisited  # noqa: F401 (fixtures among them)
 from test_dashboard_settings import api, invite, join, press, radio
 
 HOSTILE = "<img src=x onerror=alert(1)>, 100% \"&amp;\" ☃"
@@ -253,3 +253,44 @@ def test_two_segments_stand_side_by_side(fresh, new_page):  # noqa: F811
         "visitors": ["1", "vs 2"], "pageviews": ["3", "vs 2"], "bounce_rate": ["0%", "vs 100%"]}
     expect(page.locator("#legend .then")).to_have_text("b")
     expect(page.locator("[data-key=visitors] .change")).to_have_attribute("title", "b: 2; down 50%, worse")
+
+
+# ---- reach -----------------------------------------------------------------------------------------------------------
+
+def test_axe_finds_nothing_in_the_lists_and_editors(fresh, new_page, node_packages):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/", "signup")
+    page = new_page(fresh.url, viewport={"width": 375, "height": 800}, color_scheme="dark")
+    open_dashboard(page, fresh)
+    make_goal(page, fresh, HOSTILE)
+    make_segment(page, fresh, HOSTILE, [["is", "event:page", ["/"]]])
+    page.evaluate((node_packages / "axe-core" / "axe.min.js").read_text("utf-8") + ";0")
+
+    def check():
+        page.wait_for_function("() => document.getAnimations().every(({playState}) => playState !== 'running')")
+        assert page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    press(page, "Add a goal")
+    check()
+    page.get_by_role("button", name=f"Change {HOSTILE}").click()
+    dialog(page).get_by_role("button", name="+ Condition").click()
+    page.keyboard.press("Escape")
+    check()
+    page.keyboard.press("Escape")
+    page.locator("#add-filter").click()
+    press(page, "Segments")
+    check()
+
+
+def test_the_whole_list_of_goals_is_a_sheet_and_a_file(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/", "signup", "signup")
+    visit(fresh, "192.0.2.2", "/")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    make_goal(page, fresh, "=cmd()")
+    page.reload()
+    settle(page)
+    page.locator("#conversions .more button").click()
+    with page.expect_download() as download:
+        press(page, "CSV of what is shown")
+    lines = download.value.path().read_text("utf-8-sig").splitlines()
+    assert lines == ["Goal,Visitors,Visits,Conversions,Conversion rate (%)", "'=cmd(),1,1,2,50"]
