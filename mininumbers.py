@@ -6207,9 +6207,10 @@ PURGE_ROWS = 500  # rows deleted in one transaction: well under 50 ms of the wri
 
 def rotate_salts(app: App) -> None:
     """Destroy the salts whose grace is over: delete the rows, then empty the write-ahead log, which still has their pages."""
-    second, settings = int(app.clock()), app.settings
+    settings = app.settings
 
     def rotate(db: sqlite3.Connection) -> int:
+        second = int(app.clock())  # not before it is this job's turn: an epoch may begin while it waits
         for site in list_sites(db, settings):
             end_overlong_epochs(db, site, second)
         return destroy_salts(db, second)

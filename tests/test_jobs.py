@@ -636,3 +636,18 @@ def test_closing_waits_for_the_job_that_is_running(settings, clock, monkeypatch)
     closing.join(PATIENCE)
     assert ended == [(1,)]
     assert not closing.is_alive()
+
+
+def test_a_rotation_that_waits_for_its_turn_ends_no_epoch_that_began_meanwhile(app, site, clock, monkeypatch):
+    site.send("/")
+    transact = app.store.transact
+
+    def late(function):
+        clock.set(1772496000 + 60)  # a minute after the next midnight
+        site.send("/first")
+        return transact(function)
+    with monkeypatch.context() as patch:
+        patch.setattr(app.store, "transact", late)
+        rotate_salts(app)
+    site.send("/second")
+    assert site.numbers("visitors", "visits", "pageviews") == [1, 1, 2]
