@@ -157,6 +157,29 @@ def test_a_viewer_sees_goals_and_changes_none(fresh, new_page):  # noqa: F811
     expect(page.get_by_role("button", name="Change or add goals")).to_be_hidden()
 
 
+def test_a_goal_that_is_filtered_by_can_be_called_something_else_and_deleted(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/", "signup")
+    visit(fresh, "192.0.2.2", "/")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    make_goal(page, fresh)
+    for act in ("Change", "Delete"):
+        name = api(page, fresh, "GET", "goals?site_id=example.com")["goals"][0]["name"]
+        page.goto(f"{fresh.url}/?site=example.com&period=day&f=is,event:goal,{name}")
+        settle(page)
+        assert headlines(page)["conversion_rate"] == "50%"
+        press(page, "Change or add goals")
+        page.get_by_role("button", name=f"{act} {name}").click()
+        if act == "Change":
+            field(page, "Name").fill("Joined")
+        dialog(page).locator("button[type=submit]").click()
+        expect(dialog(page).locator("h2")).to_have_text("Goals")
+        press(page, "Done")
+        assert "conversion_rate" not in headlines(page)
+        expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#conversions .nothing")).to_contain_text("No goals yet.")
+
+
 # ---- segments --------------------------------------------------------------------------------------------------------
 
 def test_filters_are_kept_as_a_segment_which_is_then_a_filter_by_its_name(fresh, new_page):  # noqa: F811
