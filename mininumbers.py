@@ -1514,6 +1514,11 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed.packed[:8] + bytes(8), 64))) if parsed and parsed.version == 6 else address
 
 
+def _say_seconds(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole} second{'' if whole == 1 else 's'}"
+
+
 class Limiter:
     """Counts what each key did within the minute that began with the first."""
 
@@ -1540,7 +1545,7 @@ class Limiter:
     def check(self, key: tuple, allowed: int, what: str) -> None:
         """Count once more. Raises TooMany where that is more than allowed."""
         if seconds := self.take(key, allowed):
-            raise TooMany(f"More than {allowed} {what} in a minute. Try again in {math.ceil(seconds)} seconds.", seconds)
+            raise TooMany(f"More than {allowed} {what} in a minute. Try again in {_say_seconds(seconds)}.", seconds)
 
 
 class Attempts:
@@ -1572,7 +1577,7 @@ class Attempts:
                 keys = (hash(("address", network_of(address))), hash(("account", username)))
                 wait = max(self._wait(keys[0], 5, 900), self._wait(keys[0], 10, 60, self._count(keys[1])) if self._count(keys[0]) else 0)
             if wait > 0:
-                raise TooMany(f"Too many attempts to sign in. Try again in {math.ceil(wait)} seconds.", wait)
+                raise TooMany(f"Too many attempts to sign in. Try again in {_say_seconds(wait)}.", wait)
             for key in keys:
                 self._failures[key] = self._count(key) + 1, self._clock()
                 self._failures.move_to_end(key)
