@@ -17,7 +17,7 @@ The sections, ground floor first; each uses only what stands above it:
     periods and filters  local time, and the one WHERE compiler
     sealed days        totals and columns of days that cannot change any more
     reports            metrics, dimensions, queries
-    conversions        goals, funnels, segments, journeys, retention
+    conversions        goals and segments
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
     HTTP edge          one table of routes, a guard in every row
@@ -5384,10 +5384,10 @@ def property_names(db: sqlite3.Connection, site: Site, first: date, last: date) 
 
 
 # ---- conversions -----------------------------------------------------------------------------------------------------
-# What people name in their questions: goals, segments and funnels. They are kept as they were given and apply to all data, older data
+# What people name in their questions: goals and segments. They are kept as they were given and apply to all data, older data
 # too: a question that names one is asked as if what it stands for had been written there.
 
-MAX_NAMED = 500  # goals of a site, and as many segments and funnels
+MAX_NAMED = 500  # goals of a site, and as many segments
 PAGE_TESTS = ("is", "starts_with", "contains", "wildcard", "matches")
 GOAL_KINDS = {"page": None, "event": None, "scroll": ("event:scroll_depth", 100), "time": ("event:time_on_page", 86_400)}
 
@@ -5409,7 +5409,7 @@ def check_goal(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
             form.fail("at_least", f"is required: {'percent of the page' if kind == 'scroll' else 'seconds'}")
     definition["filters"] = _check_filters(form, body, "filters")
     if any(name == GOAL for name, _ in references(definition["filters"])):
-        form.fail("filters", "of a goal must not name goals; put both into a segment or a funnel")
+        form.fail("filters", "of a goal must not name goals; put both into a segment")
     return definition
 
 
@@ -5479,7 +5479,7 @@ def _with_goal_renamed(value: Any, old: str, new: str) -> Any:
 
 @dataclass(frozen=True)
 class Named:
-    """A goal, segment or funnel as it is kept. `kind` is the name of its table, `user_id` whose it is if it is not shared."""
+    """A goal or segment as it is kept. `kind` is the name of its table, `user_id` whose it is if it is not shared."""
 
     kind: str
     id: int
@@ -5489,9 +5489,9 @@ class Named:
     user_id: int | None = None
 
     @property
-    def reference(self) -> tuple[str, Any] | None:
-        """What filters name it by, as references() tells; None for a funnel, which they cannot name."""
-        return {"goals": (GOAL, self.name), "segments": (SEGMENT, self.id)}.get(self.kind)
+    def reference(self) -> tuple[str, Any]:
+        """What filters name it by, as references() tells."""
+        return (GOAL, self.name) if self.kind == "goals" else (SEGMENT, self.id)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the API tells it."""
@@ -5547,24 +5547,14 @@ def read_named(kind: str, body: Mapping[str, Any], before: Named | None = None) 
 
 
 def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: Mapping[str, Any], before: Named | None = None) -> Named:
-    """Add a goal, segment or funnel, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
+    """Add a goal or segment, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
     name, definition = read_named(kind, body, before)
     db = store.reader()
-    for filters in _all_filters(definition):  # patterns take their time, which should not be the writer's
-        known = read_definitions(db, site.id, user_id)
-        itself = {before.id: [VIEWS]} if before and kind == "segments" else {}  # circles are found when it is written
-        read_filters(filters, dataclasses.replace(known, segments={**known.segments, **itself}))
+    known = read_definitions(db, site.id, user_id)
+    itself = {before.id: [VIEWS]} if before and kind == "segments" else {}  # circles are found when it is written
+    filters = goal_parts(definition) if kind == "goals" else definition["filters"]
+    read_filters(filters, dataclasses.replace(known, segments={**known.segments, **itself}))  # here, as patterns take the writer's time
     return store.transact(lambda db: _write_named(db, kind, site.id, user_id, name, definition, before))
-
-
-def _all_filters(definition: Mapping[str, Any]) -> Iterator[list]:
-    """Yield every list of filters in a definition."""
-    if "steps" in definition:
-        yield from (step["filters"] for step in definition["steps"])
-    elif "kind" in definition:
-        yield goal_parts(definition)
-    else:
-        yield definition["filters"]
 
 
 def _write_named(db: sqlite3.Connection, kind: str, site_id: int, user_id: int | None, name: str, definition: Mapping[str, Any],
@@ -5599,18 +5589,17 @@ def _check_uses(db: sqlite3.Connection, site_id: int) -> None:
     named = [each for kind in CHECKS for each in list_named(db, kind, site_id)]
     for user_id in {each.user_id for each in named}:
         known = read_definitions(db, site_id, user_id)
-        for each in named:
-            for filters in _all_filters(each.definition) if each.user_id == user_id else ():
-                try:
-                    known.expand([["is", each.reference[0], [each.reference[1]]]] if each.reference else filters)
-                except InvalidInput as error:
-                    raise InvalidInput.of("filters", f"in {each.label()}: {error.details[0]['message']}") from error
+        for each in (each for each in named if each.user_id == user_id):
+            try:
+                known.expand([["is", each.reference[0], [each.reference[1]]]])
+            except InvalidInput as error:
+                raise InvalidInput.of("filters", f"in {each.label()}: {error.details[0]['message']}") from error
 
 
 def remove_named(db: sqlite3.Connection, named: Named) -> None:
-    """Delete a goal, segment or funnel. Raises Conflict, which says by what it is used, where it is."""
+    """Delete a goal or segment. Raises Conflict, which says by what it is used, where it is."""
     users = [each.label() for kind in CHECKS for each in list_named(db, kind, named.site_id)
-             if named.reference and named.reference in references(each.definition)]
+             if named.reference in references(each.definition)]
     if users:
         raise Conflict(f"It is used by {', '.join(dict.fromkeys(users))}. Change or delete that first.",
                        [{"field": "used_by", "message": each} for each in users])
@@ -7049,7 +7038,7 @@ def _site_to_edit(app: App, principal: Principal, domain: Any) -> Site:
 
 
 def get_named(kind: str, app: App, principal: Principal) -> dict:
-    """The goals, segments or funnels of a site, some at a time."""
+    """The goals or segments of a site, some at a time."""
     given = read_arguments()
     site = _site_to_read(app, principal, given.get("site_id"))
     try:
@@ -7062,7 +7051,7 @@ def get_named(kind: str, app: App, principal: Principal) -> dict:
 
 
 def post_named(kind: str, app: App, principal: Principal) -> bottle.HTTPResponse:
-    """Add a goal, segment or funnel."""
+    """Add a goal or segment."""
     body, form = read_form()
     form.text("site_id", most=253, required=True)
     personal = form.flag("personal") if kind == "segments" else False
@@ -7080,7 +7069,7 @@ def _owner(principal: Principal, personal: bool | None) -> int | None:
 
 
 def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
-    """Change some of a goal, segment or funnel."""
+    """Change some of a goal or segment."""
     body, form = read_form()
     before, site = _named_to_edit(app, principal, kind, id)
     personal = form.flag("personal") if kind == "segments" else False
@@ -7092,7 +7081,7 @@ def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
 
 
 def delete_named(kind: str, app: App, principal: Principal, id: int) -> dict:
-    """Delete a goal, segment or funnel that nothing else uses."""
+    """Delete a goal or segment that nothing else uses."""
     named, _ = _named_to_edit(app, principal, kind, id)
     app.store.transact(lambda db: remove_named(db, named))
     return {}

@@ -218,7 +218,7 @@ create table rollups (
 -- version 2
 -- People: roles, sites, devices, invitations; limits on tokens; settings changed in the browser; and who changed what.
 
--- A role may all that the next lesser may: owner, admin (sites and people), editor (goals, funnels, segments, a site's settings), viewer.
+-- A role may all that the next lesser may: owner, admin (sites and people), editor (goals, segments, a site's settings), viewer.
 -- Who had an account before there were roles could do everything.
 alter table users add column role text not null default 'owner' check (role in ('owner', 'admin', 'editor', 'viewer'));
 alter table users add column every_site integer not null default 1;   -- 0: the sites in user_sites only
@@ -330,14 +330,6 @@ create table segments (
   definition  text not null                           -- filters
 );
 create unique index segments_name on segments (site_id, coalesce(user_id, 0), name);
-
-create table funnels (
-  id          integer primary key autoincrement,
-  site_id     integer not null references sites on delete cascade,
-  name        text not null,
-  definition  text not null,                          -- steps, order, window
-  unique (site_id, name)
-);
 
 -- version 3
 -- Sealed days know the hours of what was seen; those that were sealed without are sealed anew.

@@ -1,4 +1,4 @@
-"""Goals, segments, funnels, revenue, journeys and retention: what they mean, that each equals a naive recount, and what is refused.
+"""Goals and segments: what they mean, that each equals a naive recount, and what is refused.
 
 As in test_reports.py every question is put to the server and to the oracle, which share no code, and the two must agree.
 """
