@@ -143,7 +143,9 @@ def load_hits(port, seconds, connections, seed):
 def serving(db, delay, busy):
     """Run a server; give its port."""
     command = [str(HERE / "slow_server.py"), str(delay), str(int(busy))] if delay or busy else [str(PROGRAM)]
-    process = subprocess.Popen([sys.executable, *command, "serve", "--db", db, "--host", "127.0.0.1", "--port", "0"],
+    process = subprocess.Popen([sys.executable, *command, "serve", "--db", db, "--host", "127.0.0.1", "--port", "0",
+                                # Counted like any, and never too many.
+                                "--hits-per-address", "100000000", "--hits-per-site", "100000000"],
                                stdout=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
