@@ -5312,25 +5312,23 @@ class _LiveHit(NamedTuple):
     visitor: int
     name: int
     page: int
-    source: int
     country: int
-    browser: int
 
 
 def live(db: sqlite3.Connection, site: Site, now: float) -> dict:
     """Return what happens just now: {"visitors", "minutes", "pages", "sources", "countries", "hits", "is_cut"}.
 
     Visitors are the current ones, and the lists are of them, by the page they saw last. Minutes are [visitors, pageviews], the oldest
-    first; hits are the newest, with their age in seconds. Of a hit it tells nothing that would make two of them the same person's.
+    first; hits are the newest, with their age in seconds. A hit comes without its source and
+    its browser: on a quiet site these together would make several of them one person's walk.
     """
     second = int(now)
     present = db.execute("""
         select v.exit_page, o.source, c.country from visits v join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
         where v.site_id = ? and v.live = 1 and (v.id >> 16) + v.duration > ?""", (site.id, second - 300)).fetchall()
     hits = list(map(_LiveHit._make, db.execute("""
-        select h.id, v.visitor, h.name, h.page, o.source, c.country, c.browser
-        from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id
-            join clients c on c.id = v.client_id join origins o on o.id = v.origin_id
+        select h.id, v.visitor, h.name, h.page, c.country
+        from hits h join visits v on v.site_id = h.site_id and v.id = h.visit_id join clients c on c.id = v.client_id
         where h.site_id = ? and h.id >= ? order by h.id desc limit ?""", (site.id, (second - LIVE_MINUTES * 60 + 1) << 16, LIVE_HITS))))
     counts = {name: Counter(column).most_common(LIVE_ROWS) for name, column in zip(("page", "source", "country"), zip(*present) if present else [()] * 3)}
     texts = _live_texts(db, hits[:LIVE_FEED], counts)
@@ -5360,7 +5358,7 @@ def _live_rows(counts: Sequence[tuple[int, int]], texts: Mapping[int, str], dime
 
 def _live_hit(hit: _LiveHit, texts: Mapping[int, str], second: int) -> dict:
     named = {name: texts.get(getattr(hit, name)) or DIMENSIONS[dimension].empty for name, dimension in (
-        ("page", "event:page"), ("source", "visit:source"), ("country", "visit:country"), ("browser", "visit:browser"))}
+        ("page", "event:page"), ("country", "visit:country"))}
     return {"age": max(0, second - (hit.id >> 16)), "name": texts[hit.name], **named}
 
 

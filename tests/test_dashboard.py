@@ -1391,6 +1391,9 @@ OPENED = {
     "report": ("?period=28d", None), "filtered": ("?f=is,visit:device,Mobile&f=is,visit:os,Android", None), "empty chart": ("?f=is,event:page,/nowhere", None), "sites": ("?view=sites", None),
     "tables": ("?period=7d", lambda page: [summary.click() for summary in page.locator("details:visible > summary").all()]),
     "custom range": ("", lambda page: page.keyboard.press("c")), "filter builder": ("?f=is,visit:country,SE", lambda page: page.keyboard.press("/")),
+    "live": ("?view=live", None), "sheet": ("?period=7d&sheet=page", None),
+    "week and year": ("?period=91d", lambda page: page.locator("#year tbody td[data-key]").last.focus()),
+    "not counted": ("?period=28d", lambda page: page.locator("#foot .dropped > summary").click()),
     "keys": ("", lambda page: page.keyboard.press("?")), "note": ("", lambda page: page.get_by_role("button", name="Add a note").click()),
 }
 AXE = """async tags => (await axe.run({runOnly: {type: "tag", values: tags}})).violations.map(({id, nodes}) => [id, ...nodes.slice(0, 3).map(({html}) => html.slice(0, 200))])"""
@@ -1402,7 +1405,7 @@ def test_axe_finds_nothing(demo, new_page, node_packages, view, scheme, width):
     search, act = OPENED[view]
     page = new_page(demo.url, storage_state=demo.state, color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce")
     page.goto(f"{demo.url}/{search}")
-    (cards if view == "sites" else settle)(page)
+    {"sites": cards, "live": lambda page: expect(page.locator("#live-state")).to_contain_text("10 seconds")}.get(view, settle)(page)
     if act:
         act(page)
     page.evaluate((node_packages / "axe-core" / "axe.min.js").read_text("utf-8") + ";0")
