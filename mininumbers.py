@@ -70,6 +70,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError as Futur
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -4731,7 +4732,8 @@ class Metric:
     `compute` makes it of the SUMS that it `needs`; `empty` is its value where nothing was seen; `in_points` says that it is a
     percentage, whose change is told as a difference; `needs_page` that it only has a meaning for single pages. Where it is a
     share, `share_of` says of whose visitors: those of all "rows", or with the filters that name goals or properties left out, of
-    the whole "period" or of each "group". These are counted beside it, and given to `compute` as well.
+    the whole "period" or of each "group". These are counted beside it, and given to `compute` as well. `money_per` says that it is
+    revenue, of "all", per "order" or per "visitor": a mapping from currencies, which are never added up, to exact decimals.
     """
 
     label: str
@@ -4741,6 +4743,7 @@ class Metric:
     in_points: bool = False
     needs_page: bool = False
     share_of: str = ""
+    money_per: str = ""
 
 
 def _ratio(part: float, whole: float, nothing: float | None = None) -> float | None:
@@ -4763,10 +4766,40 @@ METRICS = {
     "percentage": Metric("Percentage", ("visitors",), _share, in_points=True, share_of="rows"),
     "conversion_rate": Metric("Conversion rate", ("visitors",), _share, in_points=True, share_of="period"),
     "group_conversion_rate": Metric("Conversion rate of the group", ("visitors",), _share, in_points=True, share_of="group"),
+    "total_revenue": Metric("Revenue", ("visitors",), dict, money_per="all"),
+    "average_revenue": Metric("Average order", ("visitors",), dict, money_per="order"),
+    "revenue_per_visitor": Metric("Revenue per visitor", ("visitors",), dict, money_per="visitor"),
     "scroll_depth": Metric("Scroll depth", ("depth", "scrolled"), _ratio, None, in_points=True, needs_page=True),
     "time_on_page": Metric("Time on page", ("engaged", "viewed"), lambda engaged, viewed: _ratio(engaged / 1000, viewed), None, needs_page=True),
     "exit_rate": Metric("Exit rate", ("exits", "pageviews"), lambda exits, pageviews: _ratio(100 * exits, pageviews), None, in_points=True),
 }
+# Revenue: {currency: (sum in its minor unit, how many amounts that is of)}. How a decimal text is made of it, or none where it cannot be.
+Revenue = Mapping[str, tuple[int, int]]
+
+
+def decimal_text(amount: int, digits: int) -> str:
+    """Return an amount in minor units as people write it, with all its digits: exact, however large."""
+    sign, text = "-" * (amount < 0), f"{abs(amount):0{digits + 1}d}"
+    return sign + (f"{text[:-digits]}.{text[-digits:]}" if digits else text)
+
+
+def _divided(amount: int, count: int) -> int:
+    """Return a quotient rounded to a whole number, halves to the even one."""
+    return round(Fraction(amount, count))
+
+
+def _money(per: str, revenue: Revenue, visitors: int) -> dict[str, str]:
+    """Return what a metric of revenue shows. Per visitor it has two more digits: that may be a fraction of the smallest coin."""
+    shown = {}
+    for currency, (amount, count) in sorted(revenue.items()):
+        digits = MINOR_DIGITS.get(currency, 2)
+        if per == "visitor":
+            shown[currency] = decimal_text(_divided(100 * amount, visitors), digits + 2)
+        else:
+            shown[currency] = decimal_text(_divided(amount, count) if per == "order" else amount, digits)
+    return shown
+
+
 COMPARISON_MODES = ("previous_period", "year_over_year", "custom")
 
 
@@ -5035,7 +5068,7 @@ class Report:
         """
         (metric, direction), *_ = self.query.order_by
         if self._target and len(self.query.dimensions) == 1 and not self.query.time_dimension and not self._by_page \
-                and direction == "desc" and METRICS.keys() >= {metric} and not METRICS[metric].share_of:
+                and direction == "desc" and METRICS.keys() >= {metric} and not METRICS[metric].share_of and not METRICS[metric].money_per:
             seen = self._target.seen()
             if len(seen) > 4 * count:
                 amounts = [self._metric(metric, self._target.sums_of(*each)) for each in seen]
@@ -5055,7 +5088,9 @@ class Report:
 
     def _rows(self, read: Iterable[tuple[tuple[str, ...], Mapping[str, int]]]) -> dict[tuple[str, ...], list]:
         wholes = {name: report.seen() for name, report in self._wholes.items()}
-        return {key: [self._metric(name, sums, *self._share_of(name, key, wholes)) for name in self.query.metrics] for key, sums in read}
+        revenue = self._revenue() if any(METRICS[name].money_per for name in self.query.metrics) else {}
+        return {key: [_money(METRICS[name].money_per, revenue.get(key, {}), sums["visitors"]) if METRICS[name].money_per
+                      else self._metric(name, sums, *self._share_of(name, key, wholes)) for name in self.query.metrics] for key, sums in read}
 
     @staticmethod
     def _metric(name: str, sums: Mapping[str, int], *whole: int) -> float | None:
@@ -5074,10 +5109,9 @@ class Report:
             hours = self._target.dimension == HOUR
             yield from self._read_hours(self._target) if hours else self._read_days(self._target, self._target.seen())
             return
-        for bucket, *values in self.db.execute(*self._sql()):
-            names = iter(values)
-            key = tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(names) for name in self.query.dimensions)
-            yield key, dict(zip(self.sums, names))
+        values = 1 + sum(name not in TIME_DIMENSIONS for name in self.query.dimensions)
+        for row in self.db.execute(*self._sql()):
+            yield self._key(*row[:values]), dict(zip(self.sums, row[values:]))
 
     def _read_days(self, target: Target, seen: list[tuple[int, int]]) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         text = self._texts({value for _, value in seen}) if target.dimension else {}
@@ -5098,22 +5132,27 @@ class Report:
         rows = self.db.execute("select id, text from texts where id in (select value from json_each(?))", (json.dumps(list(values)),))
         return {**dict(rows), 0: DIMENSIONS[self._target.dimension].empty}
 
-    def _sql(self) -> tuple[str, dict[str, Any]]:
-        """Return the one statement of this report, and its values."""
-        binder = Binder()
+    def _parts(self, binder: Binder) -> tuple[str, str, list[str], str, str]:
+        """Return what the statements of this report have in common: (buckets, columns, labels, what they group by, the condition)."""
         named = [dimension_of(name) for name in self.query.dimensions if name not in TIME_DIMENSIONS]
         condition = Where(binder, self.site, self.period).compile(self.query.filters)
         groups = [f"d{index}" for index in range(len(named))]
         columns = "".join(f"{binder.column(dimension)} as {group}, " for dimension, group in zip(named, groups))
-        sums = [f"{SUMS[name]} as s{index}" for index, name in enumerate(self.sums)]
         labels = [f"case {group} when 0 then {binder.bind(dimension.empty)} else (select text from texts where id = {group}) end"
                   for dimension, group in zip(named, groups)]
-        grouping = ", ".join(["bucket", *groups])
         ranges = json.dumps(ranges_of(self.period, self.interval, self.buckets) if self.interval else [(0, self.period.start << 16, self.period.end << 16)])
-        return f"""
-            with buckets as materialized (
+        buckets = f"""buckets as materialized (
                 select json_extract(value, '$[0]') as bucket, json_extract(value, '$[1]') as low, json_extract(value, '$[2]') as high
-                from json_each({binder.bind(ranges)})),
+                from json_each({binder.bind(ranges)}))"""
+        return buckets, columns, labels, ", ".join(["bucket", *groups]), condition
+
+    def _sql(self) -> tuple[str, dict[str, Any]]:
+        """Return the statement of the sums of this report, and its values."""
+        binder = Binder()
+        buckets, columns, labels, grouping, condition = self._parts(binder)
+        sums = [f"{SUMS[name]} as s{index}" for index, name in enumerate(self.sums)]
+        return f"""
+            with {buckets},
             seen as (
                 select bucket, {columns} v.visitor, v.duration, v.pageviews = 1 and not v.interactive as bounced,
                     {'max(h.page = v.entry_page)' if self.query.by_page else '1'} as entered, count(*) as events, sum(h.name = {PAGEVIEW}) as pageviews,
@@ -5123,6 +5162,31 @@ class Report:
                 group by {grouping}, h.visit_id),
             grouped as (select {grouping}, {', '.join(sums)} from seen group by {grouping})
             select {', '.join(['bucket', *labels, *(f's{index}' for index in range(len(sums)))])} from grouped""", binder.values
+
+    def _revenue(self) -> dict[tuple[str, ...], Revenue]:
+        """Return the revenue under all values of the dimensions. Sums are made of halves, since whole they may be too large for SQLite."""
+        found: dict[tuple[str, ...], dict[str, tuple[int, int]]] = defaultdict(dict)
+        for currency, high, low, count, *bucket_and_values in self.db.execute(*self._revenue_sql()):
+            found[self._key(*bucket_and_values)][currency] = (high << 32) + low, count
+        return found
+
+    def _revenue_sql(self) -> tuple[str, dict[str, Any]]:
+        binder = Binder()
+        buckets, columns, labels, grouping, condition = self._parts(binder)
+        return f"""
+            with {buckets},
+            seen as (
+                select bucket, {columns} r.amount, r.currency from buckets cross join revenue r cross join {_JOINED}
+                where r.site_id = {binder.bind(self.site.id)} and r.hit_id >= low and r.hit_id < high
+                    and h.site_id = r.site_id and h.id = r.hit_id and {condition}),
+            grouped as (select currency, sum(amount >> 32) as high, sum(amount & 0xffffffff) as low, count(*) as count, {grouping}
+                from seen group by currency, {grouping})
+            select {', '.join(['currency', 'high', 'low', 'count', 'bucket', *labels])} from grouped""", binder.values
+
+    def _key(self, bucket: int, *values: str) -> tuple[str, ...]:
+        """Return the values of the dimensions, in their order, of a bucket and the texts of the others."""
+        texts = iter(values)
+        return tuple(self.buckets[bucket].label if name in TIME_DIMENSIONS else next(texts) for name in self.query.dimensions)
 
     def _set_exit_rates(self, rows: dict[tuple, list]) -> None:
         """Put the rate of each page into its row: by exit page, a visit's other pageviews are no part of it."""
@@ -5136,14 +5200,14 @@ class Report:
         return {key: rows.get(key) or self._nothing() for key in keys}
 
     def _nothing(self) -> list:
-        return [METRICS[name].empty for name in self.query.metrics]
+        return [{} if METRICS[name].money_per else METRICS[name].empty for name in self.query.metrics]
 
     def _sorted(self, rows: list[Row]) -> list[Row]:
         for name, direction in reversed(self.query.order_by):
-            rows.sort(key=self._sort_key(name), reverse=direction == "desc")
+            rows.sort(key=self._sort_key(name, rows), reverse=direction == "desc")
         return rows
 
-    def _sort_key(self, name: str) -> Callable[[Row], Any]:
+    def _sort_key(self, name: str, rows: Sequence[Row]) -> Callable[[Row], Any]:
         if name in TIME_DIMENSIONS:
             index, moments = self.query.dimensions.index(name), {bucket.label: bucket.start for bucket in self.buckets}
             return lambda row: moments[row[0][index]]  # the labels of an hour that comes twice do not sort by time
@@ -5151,6 +5215,10 @@ class Report:
             index = self.query.dimensions.index(name)
             return lambda row: row[0][index]
         index = self.query.metrics.index(name)
+        if METRICS[name].money_per:  # amounts of one currency are compared first, that which most rows have
+            having = Counter(currency for _, metrics in rows for currency in metrics[index])
+            currencies = sorted(having, key=lambda currency: (-having[currency], currency))
+            return lambda row: [Decimal(row[1][index].get(currency, 0)) for currency in currencies]
         return lambda row: -math.inf if row[1][index] is None else row[1][index]
 
     def compare(self, results: list[dict], other: Report) -> None:
@@ -5194,10 +5262,15 @@ class GoalsReport(Report):
                 for name, report in self._reports.items() for key, metrics in rows(report)}
 
 
-def change(metric: str, now: float | None, before: float | None, was_seen: bool = True) -> float | None:
-    """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from."""
+def change(metric: str, now: Any, before: Any, was_seen: bool = True) -> Any:
+    """Return how a metric changed: in percent, of percentages in points; None where there is nothing to measure from.
+
+    Of revenue it is a mapping from currencies to that.
+    """
     if now is None or before is None:
         return None
+    if METRICS[metric].money_per:
+        return {currency: change("visitors", *(float(each.get(currency, 0)) for each in (now, before))) for currency in sorted({*now, *before})}
     if METRICS[metric].in_points and (was_seen or METRICS[metric].share_of):
         return round(now - before, 1)
     if before == 0:  # no visits at all have no bounce rate either, though it reads 0

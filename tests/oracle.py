@@ -13,6 +13,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
+from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 from itertools import product
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -79,6 +80,7 @@ class Event:
     hostname: str
     props: dict
     interactive: bool
+    revenue: tuple | None = None  # (a Decimal, its currency)
     engaged_ms: int = 0
     depth: int | None = None
 
@@ -110,6 +112,15 @@ def props_of(payload):
         props = json.loads(props)
     return {key: {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
             for key, value in props.items()}
+
+
+#: Digits after the point of each currency that the tests send.
+DIGITS = {"EUR": 2, "USD": 2, "JPY": 0, "KWD": 3}
+
+
+def revenue_of(payload):
+    told = payload_value(payload, "$", "revenue")
+    return (Decimal(str(told["amount"])), told["currency"].upper()) if told else None
 
 
 def origin_of(url, referrer, domain):
@@ -164,7 +175,7 @@ def visits_of(sent, site):
             visits.append(visit)
         visit.last_sign = thing.time
         visit.events.append(Event(thing.time, visit, name, page, host_of(url), props_of(payload),
-                                  payload_value(payload, "i", "interactive", True)))
+                                  payload_value(payload, "i", "interactive", True), revenue_of(payload)))
     return visits
 
 
@@ -517,13 +528,26 @@ def number(metric, events, by_page, everybody):
             if depths:
                 deepest.append(max(depths))
         return ratio(sum(deepest), len(deepest), None)
+    if metric in ("total_revenue", "average_revenue", "revenue_per_visitor"):
+        return {currency: money(metric, currency, [event.revenue[0] for event in events if event.revenue and event.revenue[1] == currency], events)
+                for currency in sorted({event.revenue[1] for event in events if event.revenue})}
     raise KeyError(metric)
+
+
+def money(metric, currency, amounts, events):
+    """An amount of one currency, as text with the digits that the currency has; per visitor with two more."""
+    digits = DIGITS[currency] + (2 if metric == "revenue_per_visitor" else 0)
+    parts = {"total_revenue": 1, "average_revenue": len(amounts), "revenue_per_visitor": visitor_count(events)}[metric]
+    rounded = (sum(amounts) / parts).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
+    return str(abs(rounded) if rounded == 0 else rounded)
 
 
 def change(metric, now, before, seen_before=True):
     """How much a number changed: in points for what is a percentage already, else in percent."""
     if now is None or before is None:
         return None
+    if isinstance(now, dict):
+        return {currency: change("visitors", float(now.get(currency, 0)), float(before.get(currency, 0))) for currency in sorted({*now, *before})}
     if metric in ("exit_rate", "scroll_depth", "percentage", "conversion_rate", "group_conversion_rate") or metric == "bounce_rate" and seen_before:
         return now - before
     if before == 0:  # a bounce rate too, of no visits
@@ -626,6 +650,10 @@ def in_order(rows, body, period):
 
     def metric_value(name):
         column = body["metrics"].index(name)
+        if name in ("total_revenue", "average_revenue", "revenue_per_visitor"):
+            having = [currency for row in rows.values() for currency in row[column]]
+            in_turn = sorted(set(having), key=lambda currency: (-having.count(currency), currency))
+            return lambda key: [Decimal(rows[key][column].get(currency, "0")) for currency in in_turn]
         return lambda key: -1 if rows[key][column] is None else rows[key][column]
 
     keys = list(rows)

@@ -201,7 +201,9 @@ COMPOSERS = {
     "Days.__init__": "min or max",
     "Days._add_rollups": "columns of rollups, which are SUMS",
     "_roll_month": "columns of rollups, which are SUMS",
+    "Report._parts": "registry text, and placeholders of values",
     "Report._sql": "registry text around a compiled filter",
+    "Report._revenue_sql": "registry text around a compiled filter",
     "list_named": "tables of CHECKS",
     "find_named": "tables of CHECKS",
     "_write_named": "tables of CHECKS, columns named in the source",
@@ -241,6 +243,7 @@ def test_whatever_is_executed_is_a_literal_or_comes_from_where_sql_is_put_togeth
         "_migrate": "a statement of schema.sql",
         "check_database": "_INVARIANTS, which are literals",
         "Report._read": "what Report._sql put together",
+        "Report._revenue": "what Report._revenue_sql put together",
     }
     executing = {owner for node, owner in owners().items() if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
                  and node.func.attr.startswith("execute") and not isinstance(node.args[0], ast.Constant)}

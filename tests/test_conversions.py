@@ -1,4 +1,4 @@
-"""Goals and segments: what they mean, that each equals a naive recount, and what is refused.
+"""Goals, segments and revenue: what they mean, that each equals a naive recount, and what is refused.
 
 As in test_reports.py every question is put to the server and to the oracle, which share no code, and the two must agree.
 """
@@ -16,9 +16,6 @@ import mininumbers
 import oracle
 from conftest import PASSWORD
 from test_reports import MONDAY, PEOPLE, World, assert_agree
-
-EUROS = {"amount": "12.50", "currency": "EUR"}
-
 
 # ---- the world -------------------------------------------------------------------------------------------------------
 
@@ -327,6 +324,66 @@ def test_of_a_personal_segment_that_uses_something_others_learn_no_name(shop):
     assert "a personal segment" in answer["error"] and "Secret" not in json.dumps(answer)
 
 
+# ---- revenue ---------------------------------------------------------------------------------------------------------
+
+def paid(amount, currency="EUR"):
+    return {"$": {"amount": amount, "currency": currency}}
+
+
+def test_currencies_stand_side_by_side_and_are_never_added(shop):
+    shop.event("ann", "buy", **paid("12.50")), shop.event("ann", "buy", **paid(7.25)), shop.event("bob", "buy", **paid("1000", "jpy"))
+    shop.event("bob", "buy", **paid("1.005", "KWD")), shop.view("cleo")
+    assert shop.ask("total_revenue average_revenue revenue_per_visitor") == [
+        [{"EUR": "19.75", "JPY": "1000", "KWD": "1.005"}, {"EUR": "9.88", "JPY": "1000", "KWD": "1.005"},
+         {"EUR": "6.5833", "JPY": "333.33", "KWD": "0.33500"}]]
+
+
+def test_a_refund_takes_away(shop):
+    shop.event("ann", "buy", **paid("10")), shop.event("ann", "refund", **paid("-10.01")), shop.event("bob", "refund", **paid("-5", "USD"))
+    assert shop.ask("total_revenue", by="event:name") == [["buy", {"EUR": "10.00"}], ["refund", {"EUR": "-10.01", "USD": "-5.00"}]]
+    assert shop.ask("total_revenue average_revenue") == [[{"EUR": "-0.01", "USD": "-5.00"}, {"EUR": "0.00", "USD": "-5.00"}]]
+
+
+def test_revenue_by_source_page_property_and_goal_over_time_and_compared(shop):
+    shop.goal("Bought", "event", "buy")
+    shop.view("ann", "/?utm_source=news&utm_campaign=may"), shop.event("ann", "buy", "/pay", p={"plan": "pro"}, **paid("30")), shop.wait(days=1)
+    shop.view("bob", "/?utm_source=news"), shop.event("bob", "buy", "/pay", p={"plan": "free"}, **paid("0.10")), shop.event("dan", "tip", **paid("2"))
+    days = ["2026-06-01", "2026-06-02"]
+    for dimension, rows in {"visit:source": [["news", {"EUR": "30.10"}], ["Direct", {"EUR": "2.00"}]], "time:day": [[days[0], {"EUR": "30.00"}], [days[1], {"EUR": "2.10"}]],
+                            "event:page": [["/pay", {"EUR": "30.10"}], ["/", {"EUR": "2.00"}]], "event:goal": [["Bought", {"EUR": "30.10"}]],
+                            "event:props:plan": [["pro", {"EUR": "30.00"}], ["(none)", {"EUR": "2.00"}], ["free", {"EUR": "0.10"}]]}.items():
+        assert shop.ask("total_revenue", by=dimension, period=days) == rows
+    compared = shop.answer({"metrics": ["total_revenue"], "date_range": [days[1], days[1]], "include": {"comparisons": {"mode": "previous_period"}}})["results"]
+    assert compared[0]["comparison"] == {"dimensions": [], "metrics": [{"EUR": "30.00"}], "change": [{"EUR": -93.0}]}
+
+
+def test_revenue_of_sealed_days_and_of_many_rows(shop):
+    for number in range(30):
+        shop.view("ann", f"/{number}"), shop.event("ann", "buy", f"/{number}", **paid(number))
+    shop.wait(days=2), shop.jobs()
+    assert shop.ask("visitors total_revenue", period="7d") == [[1, {"EUR": "435.00"}]]
+    assert shop.ask("total_revenue", by="event:page", period="7d", pagination={"limit": 2}) == [["/29", {"EUR": "29.00"}], ["/28", {"EUR": "28.00"}]]
+
+
+def test_sums_that_no_machine_word_holds_are_exact(shop):
+    for _ in range(11):
+        shop.event("ann", "buy", **paid("9999999999999.99")), shop.event("ann", "buy", **paid("-9999999999999.9999", "UYW"))
+    with shop.app.store.snapshot() as db:
+        assert shop.call("POST", "/api/v2/query", {"site_id": "example.com", "metrics": ["total_revenue"], "date_range": "day"})["results"][0]["metrics"] == [
+            {"EUR": "109999999999999.89", "UYW": "-109999999999999.9989"}]
+    shop.app.store.transact(lambda db: db.execute("update revenue set amount = 9000000000000000000 where currency = 'EUR'"))
+    assert shop.call("POST", "/api/v2/query", {"site_id": "example.com", "metrics": ["total_revenue", "average_revenue"], "date_range": "day", "filters": [
+        ["is", "event:name", ["buy"]]]})["results"][0]["metrics"][0]["EUR"] == "990000000000000000.00"
+
+
+@pytest.mark.parametrize("amount, currency", [("NaN", "EUR"), ("1e309", "EUR"), (1e309, "EUR"), ("12,50", "EUR"), ("", "EUR"), (None, "EUR"), (True, "EUR"), ("١٢", "EUR"),
+                                              ("12.50", "XXX"), ("12.50", "EURO"), ("12.50", ""), ("12.50", None), ("12.50", 978), ("1" * 14, "EUR"), ("0x10", "EUR")])
+def test_what_is_no_amount_of_a_currency_is_refused_by_field(shop, amount, currency):
+    body = json.dumps({"n": "buy", "u": "https://example.com/", "d": "example.com", "$": {"amount": amount, "currency": currency}}).replace("Infinity", "1e309")
+    answer = shop.http.post("/api/event", body, content_type="text/plain", headers={"User-Agent": PEOPLE["ann"][1].text}, status=400).json
+    assert amount == 1e309 or [each["field"] for each in answer["details"]] == ["$"]
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 GOOD = {"name": "N", "kind": "page", "value": "/"}
@@ -408,7 +465,7 @@ GOALS = st.one_of(
 def traffic(draw, most=40):
     """[(seconds since the one before, who, page, name, further fields)], dense enough for visits, at times several in one second."""
     steps = draw(st.lists(st.tuples(st.sampled_from([0, 0, 5, 60, 600, 1_900, 30_000]), st.sampled_from(sorted(PEOPLE)), st.sampled_from(PAGES),
-                                    st.sampled_from(NAMES), st.sampled_from([{}, {}, {"p": {"plan": "pro"}}, {"p": {"plan": "free"}}]),
+                                    st.sampled_from(NAMES), st.sampled_from([{}, {"p": {"plan": "pro"}}, paid("1.01"), {"p": {"plan": "free"}, **paid(-3, "USD")}]),
                                     st.sampled_from([(20, 30), (50, 80), (5, None)])), min_size=1, max_size=most))
     return [(gap, who, page, name, {"e": read[0] * 1000, **({"sd": read[1]} if read[1] else {})} if name == "engagement" else more)
             for gap, who, page, name, more, read in steps]
@@ -428,7 +485,7 @@ def questions(draw, segments):
     filters = draw(st.lists(st.one_of(named, named, FILTERS), max_size=2))
     dimensions = draw(st.sampled_from([["event:goal"], ["event:goal", "visit:os"], ["event:goal", "time:day"], ["event:page"], ["visit:os"], ["time:day"], [],
                                        ["event:goal", "event:props:plan"], ["event:page", "event:goal"], ["visit:browser", "time:day"]]))
-    metrics = ["visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration"]
+    metrics = ["visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration", "total_revenue", "average_revenue", "revenue_per_visitor"]
     if "event:goal" in dimensions or any(map(oracle.says_which_conversions, filters)):
         metrics += ["conversion_rate", "group_conversion_rate"]
     body = {"metrics": draw(st.lists(st.sampled_from(metrics), min_size=1, max_size=4, unique=True)), "dimensions": dimensions, "filters": filters,
@@ -438,7 +495,7 @@ def questions(draw, segments):
     return body
 
 
-MUCH = settings(max_examples=int(__import__("os").environ.get("EXAMPLES", 40)), deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
+MUCH = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
 
 
 @MUCH
