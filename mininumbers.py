@@ -18,6 +18,7 @@ The sections, ground floor first; each uses only what stands above it:
     sealed days        totals and columns of days that cannot change any more
     reports            metrics, dimensions, queries
     conversions        goals and segments
+    journeys           what came before and after
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
     HTTP edge          one table of routes, a guard in every row
@@ -3753,6 +3754,12 @@ class Where:
         """Return the condition over h, v, c and o that all `filters` hold. Raises InvalidInput."""
         return " and ".join(["true", *(self._filter(each, 0) for each in filters)])
 
+    def compile_visits(self, filters: Sequence) -> str:
+        """Return the condition that a hit is of a visit which `filters` choose: some hit of it within the period passes them all."""
+        of_hits = [each for each in filters if not all(name.startswith("visit:") for name in filtered_dimensions([each]))]
+        of_visits = self.compile([each for each in filters if each not in of_hits])
+        return f"{of_visits} and {self._behaviour('has_done', self.compile(of_hits))}" if of_hits else of_visits
+
     def _filter(self, node: Any, depth: int) -> str:
         if not isinstance(node, list) or len(node) < 2 or not isinstance(node[0], str):
             raise InvalidInput.of("filters", "each must be [operator, dimension, [values]], [\"and\"|\"or\", [filters]] or [\"not\", filter]")
@@ -5697,6 +5704,170 @@ def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[s
             for goal, visitors in found if goal["value"] not in ("pageview", "(other)") and (goal["kind"], goal["value"]) not in taken]
 
 
+# ---- journeys --------------------------------------------------------------------------------------------------------
+# What visits did before and after something. A journey is told as nodes: pageviews by their page, custom events by their name.
+
+JOURNEY_STEPS, JOURNEY_ROWS = 10, 100  # at most
+OTHER_ROW, ENDED = -1, -2  # what links name beside the rows of a step
+_JOURNEY_KEYS = ("site_id", "date_range", "filters", "start", "direction", "steps", "limit", "path")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a body of /api/journeys asks, checked. `path` names nodes as (dimension, value), None where any may be."""
+
+    date_range: Any
+    filters: tuple
+    start: tuple
+    is_forward: bool
+    steps: int
+    limit: int
+    path: tuple[tuple[str, str] | None, ...]
+
+
+def check_keys(body: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise InvalidInput where a question has a field that it cannot have."""
+    if unknown := set(body) - set(known):
+        raise InvalidInput.of(min(unknown), f"is not known; there are {', '.join(known)}")
+
+
+def read_journey(body: Mapping[str, Any], definitions: Definitions = Definitions()) -> Journey:
+    """Return the Journey of a body. Raises InvalidInput, which names the field."""
+    check_keys(body, _JOURNEY_KEYS)
+    form = Form(body)
+    direction = _check_choice(form, body, "direction", ("next", "previous"), "next")
+    steps = form.integer("steps", least=1, most=JOURNEY_STEPS) or 3
+    limit = form.integer("limit", least=1, most=JOURNEY_ROWS) or 8
+    path = _read_path(form, body.get("path"), steps)
+    form.check()
+    return Journey(body.get("date_range"), read_filters(body.get("filters"), definitions), _read_start(body.get("start"), definitions),
+                   direction == "next", steps, limit, path)
+
+
+def _read_path(form: Form, path: Any, steps: int) -> tuple[tuple[str, str] | None, ...]:
+    nodes = [] if path is None else path
+    if not isinstance(nodes, list) or not all(each is None or isinstance(each, list) and len(each) == 2 and each[0] in ("event:page", "event:name")
+                                              and isinstance(each[1], str) and len(each[1]) <= PAGE_LIMIT for each in nodes):
+        form.fail("path", "must be a list of null, [\"event:page\", page] or [\"event:name\", event]")
+    elif len(nodes) > steps:
+        form.fail("path", f"must not be longer than the {steps} steps")
+    else:
+        return tuple(each and (each[0], each[1]) for each in nodes)
+    return ()
+
+
+def _read_start(value: Any, definitions: Definitions) -> tuple:
+    if not isinstance(value, list) or not value:
+        raise InvalidInput.of("start", "must be a filter such as [\"is\", \"event:page\", [\"/pricing\"]]")
+    try:
+        return read_filters([value], definitions)
+    except InvalidInput as error:
+        raise InvalidInput.of("start", error.details[0]["message"]) from error
+
+
+def run_journeys(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float, seconds: float = math.inf,
+                 definitions: Definitions = Definitions()) -> tuple[list[dict], None]:
+    """Answer bodies of /api/journeys, as Answers has it done. Raises InvalidInput."""
+    answers = []
+    for body in bodies:
+        journey = read_journey(body, definitions)
+        period = read_period(journey.date_range, site.zone, now, lambda: _earliest(db, site))
+        asked = {"site_id": site.domain, "date_range": period.iso(), "filters": body.get("filters") or [], "start": body["start"],
+                 "direction": "next" if journey.is_forward else "previous", "steps": journey.steps, "limit": journey.limit, "path": journey.path}
+        answers.append({**Ways(db, site, journey, period).as_json(), "meta": {}, "query": asked})
+    return answers, None
+
+
+class Ways:
+    """The ways that visits took from where a journey starts, each with how many visits took it.
+
+    A way is a tuple of nodes. A node is one number: twice the id of a page, or twice the id of an event's name and one.
+    """
+
+    def __init__(self, db: sqlite3.Connection, site: Site, journey: Journey, period: Period):
+        self._db, self._site, self._journey, self._period = db, site, journey, period
+        self._visits: Counter[tuple[int, ...]] = Counter()
+        self._visitors: Counter[tuple[int, int]] = Counter()  # (place in the way, node) → how many
+        self._count()
+
+    def _count(self) -> None:
+        rows = self._db.execute(*self._sql())
+        for _, ways in itertools.groupby(self._walk(rows), operator.itemgetter(0)):  # a visitor's visits are neighbours
+            seen: set[tuple[int, int]] = set()
+            for _, way in ways:
+                self._visits[way] += 1
+                seen.update(enumerate(way))
+            self._visitors.update(seen)
+
+    def _walk(self, rows: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield (visitor, way) of each visit that follows the path, of rows (visitor, visit, node): what is repeated at once is one node."""
+        path, longest = self._path(), self._journey.steps + 1
+        for (visitor, _), hits in itertools.groupby(rows, operator.itemgetter(0, 1)):
+            nodes = map(operator.itemgetter(0), itertools.groupby(map(operator.itemgetter(2), hits)))
+            way = tuple(itertools.islice(nodes, 1, longest))
+            if not path or all(len(way) > place and way[place] == node for place, node in path):
+                yield visitor, way
+
+    def _path(self) -> list[tuple[int, int]]:
+        """Return [(place in the way, node)] that the path asks for; -1 is a node that there is nowhere."""
+        wanted = [(place, *node) for place, node in enumerate(self._journey.path) if node]
+        known = dict(self._db.execute("select text, id from texts where text in (select value from json_each(?))",
+                                      (json.dumps([value for _, _, value in wanted]),)))
+        return [(place, 2 * known[value] + (dimension == "event:name") if value in known else -1) for place, dimension, value in wanted]
+
+    def _sql(self) -> tuple[str, dict[str, Any]]:
+        """Return the statement of the hits from the start on, visit by visit, and its values.
+
+        `started` are the visits with the start in the period. They are followed to their true ends, beyond the period too.
+        """
+        binder, period = Binder(), self._period
+        where = Where(binder, self._site, period)
+        condition = f"{where.compile(self._journey.start)} and {where.compile_visits(self._journey.filters)}"
+        site, low, high = (binder.bind(value) for value in (self._site.id, period.start << 16, period.end << 16))
+        stretch, order = ("h.id >= first and h.id >= (select min(first) from started) and h.id < (select max(over) from started)", "") \
+            if self._journey.is_forward else ("h.id <= first and h.id >= (select min(visit_id) from started) and h.id <= (select max(first) from started)", "desc")
+        return f"""
+            with started as materialized (
+                select h.visit_id, v.visitor, min(h.id) as first, ((v.id >> 16) + v.duration + 1) << 16 as over from {_JOINED}
+                where h.site_id = {site} and h.id >= {low} and h.id < {high} and {condition} group by h.visit_id)
+            select visitor, s.visit_id, iif(h.name = {PAGEVIEW}, 2 * h.page, 2 * h.name + 1)
+            from hits h cross join started s on s.visit_id = h.visit_id
+            where h.site_id = {site} and {stretch} order by visitor, s.visit_id, h.id {order}""", binder.values
+
+    def as_json(self) -> dict[str, Any]:
+        """Return {"visits", "steps", "links"}."""
+        steps = [Counter() for _ in range(self._journey.steps)]
+        for way, visits in self._visits.items():
+            for step, node in zip(steps, way):
+                step[node] += visits
+        rows = list(map(self._rows, steps))
+        total = sum(self._visits.values())
+        return {"visits": total, "steps": [self._step(place, total, *each) for place, each in enumerate(zip(steps, rows))], "links": self._links(rows)}
+
+    def _rows(self, step: Counter[int]) -> list[tuple[int, str]]:
+        """Return [(node, its text)] of a step that have a row: those that most visits went to, of equal ones by the text."""
+        least = min(heapq.nlargest(self._journey.limit, step.values()), default=0)
+        nodes = [node for node, visits in step.items() if visits >= least]
+        texts = dict(self._db.execute("select id, text from texts where id in (select value from json_each(?))", (json.dumps([node >> 1 for node in nodes]),)))
+        return sorted(((node, texts[node >> 1]) for node in nodes), key=lambda row: (-step[row[0]], row[1], row[0]))[:self._journey.limit]
+
+    def _step(self, place: int, total: int, step: Counter[int], rows: list[tuple[int, str]]) -> dict[str, Any]:
+        told = [{"dimension": "event:name" if node & 1 else "event:page", "value": text, "visits": step[node], "visitors": self._visitors[place, node]}
+                for node, text in rows]
+        went_on = sum(step.values())
+        return {"rows": told, "other": {"values": len(step) - len(rows), "visits": went_on - sum(step[node] for node, _ in rows)}, "ended": total - went_on}
+
+    def _links(self, rows: list[list[tuple[int, str]]]) -> list[list[int]]:
+        """Return [[place of a step, its row, row of the next step, visits]]."""
+        places = [{node: place for place, (node, _) in enumerate(each)} for each in rows]
+        links: Counter[tuple[int, int, int]] = Counter()
+        for way, visits in self._visits.items():
+            stops = [of.get(node, OTHER_ROW) for of, node in zip(places, way)] + [ENDED] * (len(way) < len(rows))
+            for step, pair in enumerate(zip(stops, stops[1:])):
+                links[step, *pair] += visits
+        return [[*link, visits] for link, visits in sorted(links.items())]
+
+
 # ---- demo ------------------------------------------------------------------------------------------------------------
 # Made-up visits, to try the dashboard with and to measure by. They are drawn from the tables below, one chunk of time after the
 # other, and become the rows that the collector would have written: origins, screen classes, epochs, ids of texts and the sums of a
@@ -7072,11 +7243,16 @@ def _site_to_read(app: App, principal: Principal, domain: Any) -> Site:
 
 def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
     """Answer a query of Plausible's Stats API v2."""
+    return _respond_question(app, principal, run_queries)
+
+
+def _respond_question(app: App, principal: Principal, make: Maker) -> bottle.HTTPResponse:
+    """Answer the one question that a body asks about a site."""
     body, form = read_form()
     form.text("site_id", most=253, required=True)
     form.check()
     site = _site_to_read(app, principal, body["site_id"])
-    return _respond_report(app.answers.of(site, [body], _asking(app, principal, site))[1:-1])
+    return _respond_report(app.answers.of(site, [body], _asking(app, principal, site), make)[1:-1])
 
 
 def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
@@ -7091,6 +7267,11 @@ def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
         raise InvalidInput.of("queries", "must all be about one site_id")
     site = _site_to_read(app, principal, domains.pop())
     return _respond_report(b'{"answers":' + app.answers.of(site, bodies, _asking(app, principal, site)) + b"}")
+
+
+def post_journeys(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """What came before or after something, within the visits."""
+    return _respond_question(app, principal, run_journeys)
 
 
 def _asking(app: App, principal: Principal, site: Site) -> Definitions:
@@ -7317,6 +7498,7 @@ ROUTES = (
     Route("GET", "/api/v1/stats/realtime/visitors", viewer, get_realtime),
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),
+    Route("POST", "/api/journeys", viewer, post_journeys),
     Route("GET", "/api/goals/suggestions", viewer, get_suggestions),
     Route("GET", "/api/goals", viewer, functools.partial(get_named, "goals")),
     Route("POST", "/api/goals", editor, functools.partial(post_named, "goals")),

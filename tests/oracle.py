@@ -5,7 +5,7 @@ a query as it is posted to `/api/v2/query`, and answers what the server should a
 server. It keeps everything in lists, goes through all of them for every number and never remembers an answer: a
 reader should be able to see that it is right, and nothing else is asked of it.
 
-Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query
+Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query · journeys
 """
 from __future__ import annotations
 
@@ -720,3 +720,62 @@ def add_comparison(results, body, period, events, before, now, named):
             "dimensions": list(key), "metrics": metrics,
             "change": [change(metric, this, that, anything.get(key, [0]) != [0])
                        for metric, this, that in zip(body["metrics"], result["metrics"], metrics)]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Journeys
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def node(event):
+    """What of an event a journey tells."""
+    return ("event:page", event.page) if event.name == "pageview" else ("event:name", event.name)
+
+
+def way(visit, start, steps, direction):
+    """The nodes that came after an event of a visit, or before it, the nearest first. What is repeated at once is told once."""
+    place = visit.events.index(start)
+    nodes = [node(start)]
+    for event in visit.events[place:] if direction == "next" else reversed(visit.events[:place + 1]):
+        if node(event) != nodes[-1]:
+            nodes.append(node(event))
+    return nodes[1:steps + 1]
+
+
+def journeys(sent, site, now, body, named=Named()):
+    """Answer a question of /api/journeys: {"visits", "steps", "links"}."""
+    visits = visits_of(sent, site)
+    events = [event for visit in visits for event in visit.events]
+    period = period_of(body["date_range"], site.timezone, now, events)
+    in_period = [event for event in events if period.start <= event.time < period.end]
+    steps, limit, path = body.get("steps", 3), body.get("limit", 8), body.get("path", [])
+    ways = []  # (visit, its way)
+    for visit in visits:
+        inside = [event for event in visit.events if event in in_period]
+        starts = [event for event in inside if passes(event, body["start"], in_period, named)]
+        is_chosen = any(all(passes(event, condition, in_period, named) for condition in body.get("filters", [])) for event in inside)
+        if starts and is_chosen:
+            nodes = way(visit, starts[0], steps, body.get("direction", "next"))
+            if all(wanted is None or nodes[place:place + 1] == [tuple(wanted)] for place, wanted in enumerate(path)):
+                ways.append((visit, nodes))
+
+    def going_to(place, wanted):
+        return [visit for visit, nodes in ways if nodes[place:place + 1] == [wanted]]
+
+    shown = []
+    for place in range(steps):
+        found = {nodes[place] for _, nodes in ways if len(nodes) > place}
+        shown.append(sorted(found, key=lambda each: (-len(going_to(place, each)), each[1], each[0] == "event:name"))[:limit])
+
+    def row(place, nodes):
+        """Where a way stands at a step: a row, -1 beside them, -2 at its end."""
+        return -2 if len(nodes) <= place else shown[place].index(nodes[place]) if nodes[place] in shown[place] else -1
+
+    told = []
+    for place in range(steps):
+        others = [nodes[place] for _, nodes in ways if row(place, nodes) == -1]
+        told.append({"rows": [{"dimension": each[0], "value": each[1], "visits": len(going_to(place, each)),
+                               "visitors": len({visit.visitor for visit in going_to(place, each)})} for each in shown[place]],
+                     "other": {"values": len(set(others)), "visits": len(others)}, "ended": sum(row(place, nodes) == -2 for _, nodes in ways)})
+    links = [(place, row(place, nodes), row(place + 1, nodes)) for place in range(steps - 1) for _, nodes in ways if row(place, nodes) != -2]
+    return {"visits": len(ways), "steps": told, "links": [[*link, links.count(link)] for link in sorted(set(links))]}

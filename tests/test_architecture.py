@@ -209,6 +209,7 @@ COMPOSERS = {
     "_write_named": "tables of CHECKS, columns named in the source",
     "_rename_goal": "tables of CHECKS",
     "remove_named": "tables of CHECKS",
+    "Ways._sql": "two ways to go through a visit, around compiled filters",
     "_INVARIANTS": "tables and columns of the schema",
     "_write_nothing": "a pragma takes no parameter; the schema's version",
     "_site_ids_without_site": "tables named in the source",
@@ -244,6 +245,7 @@ def test_whatever_is_executed_is_a_literal_or_comes_from_where_sql_is_put_togeth
         "check_database": "_INVARIANTS, which are literals",
         "Report._read": "what Report._sql put together",
         "Report._revenue": "what Report._revenue_sql put together",
+        "Ways._count": "what Ways._sql put together",
     }
     executing = {owner for node, owner in owners().items() if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
                  and node.func.attr.startswith("execute") and not isinstance(node.args[0], ast.Constant)}
