@@ -3914,6 +3914,8 @@ class Block:
     def __init__(self, columns: Mapping[str, Sequence[int]], packed: Mapping[str, tuple[str, bytes]] = types.MappingProxyType({})):
         self._columns = dict(columns)
         self._still_packed = packed
+        self._planes: dict[str, tuple[str, bytes]] = {}
+        self._masks: dict[tuple[str, frozenset[int]], bytes] = {}
 
     def __len__(self) -> int:
         return len(self["client_id"])
@@ -3923,8 +3925,23 @@ class Block:
 
     def __getitem__(self, name: str) -> Sequence[int]:
         if name not in self._columns:
-            self._columns[name] = _unpack_column(*self._still_packed[name])
+            self._columns[name] = _unpack_column(*self._raw(name))
         return self._columns[name]
+
+    def _raw(self, name: str) -> tuple[str, bytes]:
+        """Return a packed column as it is before it is compressed."""
+        if name not in self._planes:
+            code, data = self._still_packed[name]
+            self._planes[name] = code, zlib.decompress(data)
+        return self._planes[name]
+
+    def among(self, name: str, wanted: Wanted) -> bytes:
+        """Return for each number of a column whether it is one of those wanted, 1 or 0."""
+        key = name, wanted.numbers
+        if key not in self._masks:
+            mask = wanted.in_planes(*self._raw(name)) if name in self._still_packed else None
+            self._masks[key] = bytes(map(wanted.numbers.__contains__, self[name])) if mask is None else mask
+        return self._masks[key]
 
     def owners(self, kind: str) -> Iterator[int]:
         """Yield the places of the visits that a kind's values are of."""
@@ -3973,9 +3990,9 @@ def _pack_column(column: Sequence[int]) -> tuple[str, bytes]:
     return packed.typecode, zlib.compress(b"".join(raw[byte::size] for byte in range(size)))
 
 
-def _unpack_column(code: str, data: bytes) -> array:
+def _unpack_column(code: str, planes: bytes) -> array:
     column = array(code)
-    planes, size = zlib.decompress(data), column.itemsize
+    size = column.itemsize
     raw, count = bytearray(len(planes)), len(planes) // size
     for byte in range(size):
         raw[byte::size] = planes[byte * count:(byte + 1) * count]
@@ -3983,6 +4000,39 @@ def _unpack_column(code: str, data: bytes) -> array:
     if sys.byteorder == "big":
         column.byteswap()
     return column
+
+
+class Wanted:
+    """Numbers to be found in columns. Of packed ones their bytes are looked at, all at once: that is some ten times as fast."""
+
+    MANY = 12  # different upper bytes, from which on it is as fast to look at each number of a column
+
+    def __init__(self, numbers: Iterable[int]):
+        self.numbers = frozenset(numbers)
+
+    @functools.cached_property
+    def _lower(self) -> dict[int, bytes]:
+        """For each upper byte there is, the table that makes 1 of lower bytes that are wanted with it, and 0 of others."""
+        lower: dict[int, bytearray] = defaultdict(lambda: bytearray(256))
+        for number in self.numbers:
+            if number < 1 << 16:
+                lower[number >> 8][number & 255] = 1
+        return {upper: bytes(table) for upper, table in lower.items()}
+
+    def in_planes(self, code: str, planes: bytes) -> bytes | None:
+        """Return for each number of a column, as _pack_column() has it, whether it is wanted; None where there is no faster way to tell."""
+        if code == "B":
+            return planes.translate(self._lower.get(0, bytes(256)))
+        if code != "H" or len(self._lower) > self.MANY:
+            return None
+        size, found = len(planes) // 2, 0
+        lower, upper = planes[:size], planes[size:]
+        for byte, table in self._lower.items():
+            found |= int.from_bytes(lower.translate(table), "little") & int.from_bytes(upper.translate(_ONLY[byte]), "little")
+        return found.to_bytes(size, "little")
+
+
+_ONLY = [bytes(byte) + b"\1" + bytes(255 - byte) for byte in range(256)]  # tables that make 1 of one byte, and 0 of all others
 
 
 class _Piece(NamedTuple):
@@ -4157,42 +4207,41 @@ class Choice:
 
     def visits(self, block: Block) -> bytes | None:
         """Return for each visit of a block whether it is chosen, 1 or 0; None where all are."""
-        return self._mask(self._tests, block.__getitem__)
+        return self._mask(self._tests, block.among)
 
     def hits(self, block: Block) -> bytes:
         """Return the same for each of what its visits saw of the kind."""
-        mask = self._mask(self._hit_tests, lambda _: block[self.kind])
-        return _both(mask, bytes(map(bool, block["page/pageviews"]))) if self.views_only else mask
+        mask = self._mask(self._hit_tests, lambda _, wanted: block.among(self.kind, wanted))
+        return _both(mask, block.among("page/pageviews", _ZERO).translate(_FLIP)) if self.views_only else mask
 
     @staticmethod
-    def _mask(tests: list[Callable], column: Callable[[str], Sequence[int]]) -> bytes | None:
-        return functools.reduce(_both, (test(column) for test in tests)) if tests else None
+    def _mask(tests: list[Callable], among: Callable[[str, Wanted], bytes]) -> bytes | None:
+        return functools.reduce(_both, (test(among) for test in tests)) if tests else None
 
-    def _compile(self, node: list) -> Callable[[Callable[[str], Sequence[int]]], bytes]:
-        """Return the function that decides a filter, given the function that gives a column by its name."""
+    def _compile(self, node: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
+        """Return the function that decides a filter, given the function that finds numbers in a column."""
         operator, rest = node[0], node[1:]
         if operator == "not":
             inner = self._compile(rest[0])
-            return lambda column: inner(column).translate(_FLIP)
+            return lambda among: inner(among).translate(_FLIP)
         if operator in ("and", "or"):
             parts, join = [self._compile(each) for each in rest[0]], _both if operator == "and" else _either
-            return lambda column: functools.reduce(join, (part(column) for part in parts))
+            return lambda among: functools.reduce(join, (part(among) for part in parts))
         return self._compile_leaf(operator, rest)
 
-    def _compile_leaf(self, operator: str, rest: list) -> Callable[[Callable[[str], Sequence[int]]], bytes]:
+    def _compile_leaf(self, operator: str, rest: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
         dimension, is_negated, texts = self._where.read_leaf(operator, rest)
         table, column = dimension.column.split(".")
         sql, name = f"select id from texts where id in ({texts})", column
         if table in _TABLES:
             sql, name = f"select id from {_TABLES[table]} where {column} in ({texts})", _TABLES[table][:-1] + "_id"
-        passing = {each for each, in self._db.execute(sql, self._where.values)}
-        if is_negated:
-            return lambda column: bytes(map(passing.__contains__, column(name))).translate(_FLIP)
-        return lambda column: bytes(map(passing.__contains__, column(name)))
+        passing = Wanted(each for each, in self._db.execute(sql, self._where.values))
+        return lambda among: among(name, passing).translate(_FLIP) if is_negated else among(name, passing)
 
 
 _TABLES = {"c": "clients", "o": "origins"}
 _FLIP = bytes([1, 0]) + bytes(254)
+_ZERO = Wanted([0])
 
 
 def _has_behaviour(node: Sequence) -> bool:
@@ -4220,8 +4269,7 @@ class Chosen:
         self._totals: dict[str, int] = {}
         if choice.kind:
             self.mask = block.gather(choice.kind, self.pairs(choice.kind))
-        self.places = range(len(block)) if self.mask is None else list(itertools.compress(range(len(block)), self.mask))
-        self._get = operator.itemgetter(*self.places) if len(self.places) > 1 else lambda column: tuple(column[place] for place in self.places)
+        self.count = len(block) if self.mask is None else self.mask.count(1)
 
     def pairs(self, kind: str) -> bytes | None:
         """Return which values of a kind count: those of chosen visits that pass themselves; None for all."""
@@ -4237,6 +4285,12 @@ class Chosen:
         """Return a column of the chosen visits."""
         return self.block[name] if self.mask is None else self._get(self.block[name])
 
+    @functools.cached_property
+    def _get(self) -> Callable[[Sequence[int]], Sequence[int]]:
+        """What takes the chosen visits out of a column."""
+        places = list(itertools.compress(range(len(self.block)), self.mask))
+        return operator.itemgetter(*places) if len(places) > 1 else lambda column: tuple(column[place] for place in places)
+
     def total(self, name: str) -> int:
         """Return a sum over the chosen visits."""
         if name not in self._totals:
@@ -4249,7 +4303,7 @@ class Chosen:
         if name in ("pageviews", "events") and self.choice.kind:
             return sum(itertools.compress(self.block[f"{self.choice.kind}/{self.choice.counted(name)}"], self.pairs(self.choice.kind)))
         amounts = self.amounts(name)
-        return len(self.places) if amounts is None else sum(amounts)
+        return self.count if amounts is None else sum(amounts)
 
     def amounts(self, name: str) -> Sequence[int] | None:
         """Return what each chosen visit adds to a sum; None where that is 1."""
@@ -4320,7 +4374,7 @@ class Scan:
     def add(self, block: Block, sign: int, wanted: Sequence[tuple[Target, int]]) -> None:
         """Add what of a block is chosen, or take it away, to buckets of targets."""
         chosen = Chosen(block, self._choice)
-        if not len(chosen.places):
+        if not chosen.count:
             return
         by_column: dict[tuple, list[Target]] = defaultdict(list)
         for target, bucket in wanted:
