@@ -17,7 +17,8 @@ The sections, ground floor first; each uses only what stands above it:
     periods and filters  local time, and the one WHERE compiler
     sealed days        totals and columns of days that cannot change any more
     reports            metrics, dimensions, queries
-    conversions        goals and segments
+    conversions        goals, segments and funnels, as they are kept
+    funnels            who gets how far, how soon, and where else they go
     journeys           what came before and after
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
@@ -3792,6 +3793,10 @@ class Where:
         """The values that are bound so far."""
         return self._binder.values
 
+    def bind(self, value: Any) -> str:
+        """Return the placeholder that stands for another value."""
+        return self._binder.bind(value)
+
     def _join(self, operator: str, rest: list, depth: int) -> str:
         if len(rest) != 1 or not isinstance(rest[0], list) or not rest[0]:
             raise InvalidInput.of("filters", f"\"{operator}\" takes a list of filters")
@@ -5516,12 +5521,16 @@ def property_names(db: sqlite3.Connection, site: Site, first: date, last: date) 
 
 
 # ---- conversions -----------------------------------------------------------------------------------------------------
-# What people name in their questions: goals and segments. They are kept as they were given and apply to all data, older data
-# too: a question that names one is asked as if what it stands for had been written there.
+# What people name in their questions: goals, segments and funnels. They are kept as they were given and apply to all data, older
+# data too: a question that names one is asked as if what it stands for had been written there.
 
-MAX_NAMED = 500  # goals of a site, and as many segments
+MAX_NAMED = 500  # goals of a site, as many segments, and as many funnels
 PAGE_TESTS = ("is", "starts_with", "contains", "wildcard", "matches")
 GOAL_KINDS = {"page": None, "event": None, "scroll": ("event:scroll_depth", 100), "time": ("event:time_on_page", 86_400)}
+
+
+STEPS = (2, 8)  # of a funnel
+ORDERS = ("any", "strict")
 
 
 def check_goal(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -5551,6 +5560,42 @@ def check_segment(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
     if not definition["filters"]:
         form.fail("filters", "must be a list of at least one filter")
     return definition
+
+
+def check_funnel(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition of a funnel: {"steps", "order", "window"}; mistakes are noted in the form."""
+    steps = body.get("steps")
+    if not isinstance(steps, list) or not STEPS[0] <= len(steps) <= STEPS[1]:
+        form.fail("steps", f"must be a list of {STEPS[0]} to {STEPS[1]} steps")
+        steps = []
+    return {"steps": [_check_step(form, number, step) for number, step in enumerate(steps, start=1)],
+            "order": _check_choice(form, body, "order", ORDERS, "any"), "window": form.integer("window", least=60, most=90 * 86_400)}
+
+
+def _check_step(form: Form, number: int, step: Any) -> dict[str, Any]:
+    """Return a step of a funnel; it keeps its name only where that is another than it would have without."""
+    if not isinstance(step, dict) or set(step) - {"name", "filters"} or not isinstance(step.get("filters"), list) or not step["filters"]:
+        form.fail("steps", f"step {number} must have filters, a list of at least one, may have a name, and nothing else")
+        return {"filters": []}
+    its = Form(step)
+    name = its.text("name", most=NAME_LIMIT).strip()
+    try:
+        its.check()
+    except InvalidInput as error:
+        form.fail("steps", f"step {number}: {error}")
+    return {**({"name": name} if name not in ("", step_name(number, {"filters": step["filters"]})) else {}), "filters": step["filters"]}
+
+
+def step_name(number: int, step: Mapping[str, Any]) -> str:
+    """Return what a step of a funnel is called: as people say, or by the one goal, page or event that it is about."""
+    if "name" in step:
+        return step["name"]
+    first, *others = step["filters"]
+    if not others and isinstance(first, list) and len(first) == 3 and first[0] == "is" and first[1] in (GOAL, "event:page", "event:name"):
+        values = first[2] if isinstance(first[2], list) else []
+        if len(values) == 1 and isinstance(values[0], str) and values[0]:
+            return values[0]
+    return f"Step {number}"
 
 
 def _check_choice(form: Form, body: Mapping[str, Any], name: str, choices: Iterable[str], default: str | None = None) -> str:
@@ -5609,9 +5654,20 @@ def _with_goal_renamed(value: Any, old: str, new: str) -> Any:
     return [_with_goal_renamed(each, old, new) for each in value] if isinstance(value, list) else value
 
 
+def _named_steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": step_name(number, step), "filters": step["filters"]} for number, step in enumerate(steps, start=1)]
+
+
+def _filters_of(kind: str, definition: Mapping[str, Any]) -> list[list]:
+    """Return the filters that a definition holds: of a funnel those of each step, else one list of them."""
+    if kind == "funnels":
+        return [step["filters"] for step in definition["steps"]]
+    return [goal_parts(definition) if kind == "goals" else definition["filters"]]
+
+
 @dataclass(frozen=True)
 class Named:
-    """A goal or segment as it is kept. `kind` is the name of its table, `user_id` whose it is if it is not shared."""
+    """A goal, segment or funnel as it is kept. `kind` is the name of its table, `user_id` whose it is if it is not shared."""
 
     kind: str
     id: int
@@ -5622,13 +5678,20 @@ class Named:
 
     @property
     def reference(self) -> tuple[str, Any]:
-        """What filters name it by, as references() tells."""
-        return (GOAL, self.name) if self.kind == "goals" else (SEGMENT, self.id)
+        """What filters name it by, as references() tells; nothing can name a funnel."""
+        return (GOAL, self.name) if self.kind == "goals" else (SEGMENT, self.id) if self.kind == "segments" else ("", None)
+
+    def expand(self, known: Definitions) -> None:
+        """Put what is named in it, and in what is named there, in the place of the names. Raises InvalidInput where that cannot be done."""
+        itself = ["is", self.reference[0], [self.reference[1]]]
+        for filters in _filters_of(self.kind, self.definition) if self.kind == "funnels" else [[itself]]:
+            known.expand(filters)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the API tells it."""
         personal = {"personal": self.user_id is not None} if self.kind == "segments" else {}
-        return {"id": self.id, "name": self.name, **personal, **self.definition}
+        steps = {"steps": _named_steps(self.definition["steps"])} if self.kind == "funnels" else {}
+        return {"id": self.id, "name": self.name, **personal, **self.definition, **steps}
 
     def label(self) -> str:
         """Return what it is called to everybody: the name of a personal segment is not for others to know."""
@@ -5679,14 +5742,28 @@ def read_named(kind: str, body: Mapping[str, Any], before: Named | None = None) 
 
 
 def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: Mapping[str, Any], before: Named | None = None) -> Named:
-    """Add a goal or segment, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
+    """Add a goal, segment or funnel, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
     name, definition = read_named(kind, body, before)
     db = store.reader()
     known = read_definitions(db, site.id, user_id)
     itself = {before.id: [VIEWS]} if before and kind == "segments" else {}  # circles are found when it is written
-    filters = goal_parts(definition) if kind == "goals" else definition["filters"]
-    read_filters(filters, dataclasses.replace(known, segments={**known.segments, **itself}))  # here, as patterns take the writer's time
+    known = dataclasses.replace(known, segments={**known.segments, **itself})
+    if kind == "funnels":
+        read_steps(definition["steps"], known)
+    else:
+        read_filters(*_filters_of(kind, definition), known)  # here, as patterns take the writer's time
     return store.transact(lambda db: _write_named(db, kind, site.id, user_id, name, definition, before))
+
+
+def read_steps(steps: Sequence[Mapping[str, Any]], definitions: Definitions) -> tuple[tuple, ...]:
+    """Return the filters of each step of a funnel as the compiler takes them. Raises InvalidInput."""
+    read = []
+    for number, step in enumerate(steps, start=1):
+        try:
+            read.append(read_filters(step["filters"], definitions))
+        except InvalidInput as error:
+            raise InvalidInput.of("steps", f"step {number}: {error}") from error
+    return tuple(read)
 
 
 def _write_named(db: sqlite3.Connection, kind: str, site_id: int, user_id: int | None, name: str, definition: Mapping[str, Any],
@@ -5723,13 +5800,13 @@ def _check_uses(db: sqlite3.Connection, site_id: int) -> None:
         known = read_definitions(db, site_id, user_id)
         for each in (each for each in named if each.user_id == user_id):
             try:
-                known.expand([["is", each.reference[0], [each.reference[1]]]])
+                each.expand(known)
             except InvalidInput as error:
                 raise InvalidInput.of("filters", f"in {each.label()}: {error.details[0]['message']}") from error
 
 
 def remove_named(db: sqlite3.Connection, named: Named) -> None:
-    """Delete a goal or segment. Raises Conflict, which says by what it is used, where it is."""
+    """Delete a goal, segment or funnel. Raises Conflict, which says by what it is used, where it is."""
     users = [each.label() for kind in CHECKS for each in list_named(db, kind, named.site_id)
              if named.reference in references(each.definition)]
     if users:
@@ -5742,6 +5819,7 @@ def remove_named(db: sqlite3.Connection, named: Named) -> None:
 CHECKS: dict[str, tuple[Callable[[Form, Mapping[str, Any]], dict], tuple[str, ...]]] = {
     "goals": (check_goal, ("kind", "match", "value", "at_least", "filters")),
     "segments": (check_segment, ("filters",)),
+    "funnels": (check_funnel, ("steps", "order", "window")),
 }
 
 
@@ -5756,6 +5834,255 @@ def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[s
              for kind, answer in zip(("event", "page"), answers) for row in answer["results"]]
     return [{**goal, "name": goal["value"] if goal["kind"] == "event" else f"Visit {goal['value']}"[:NAME_LIMIT], "visitors": visitors}
             for goal, visitors in found if goal["value"] not in ("pageview", "(other)") and (goal["kind"], goal["value"]) not in taken]
+
+
+# ---- funnels ---------------------------------------------------------------------------------------------------------
+# How far visitors get on a way of several steps. Only hits that pass a step are read, or all where steps must follow directly; they
+# are joined to attempts here, since SQL would have to sort them all to do that.
+
+DESTINATIONS = 10  # of those who left a funnel at a step
+Steps = Sequence[tuple[int, int]]  # hits: (id, bit by bit which steps of a funnel it passes)
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """A funnel as it is asked about: for each step its name and filters, without names of goals and segments."""
+
+    names: tuple[str, ...]
+    steps: tuple[tuple, ...]
+    order: str
+    window: int | None
+
+    def best(self, hits: Steps) -> Sequence[int]:
+        """Return the ids of the longest attempt among the hits of a visit, or of a visitor where there is a window; the earliest of equal ones.
+
+        Without a window, and with other hits between, that is who takes each step as soon as they can.
+        """
+        if self.order == "strict":
+            return self._directly(hits)
+        return self._within(hits, self.window) if self.window else self._soonest(hits)
+
+    @staticmethod
+    def _soonest(hits: Steps) -> list[int]:
+        chain: list[int] = []
+        for hit_id, passed in hits:
+            if passed >> len(chain) & 1:
+                chain.append(hit_id)
+        return chain
+
+    def _within(self, hits: Steps, window: int) -> list[int]:
+        """Return the best attempt that takes no longer than a window.
+
+        For each length the attempt that began last is remembered, as it has most time left. The first that gets as far as any tells
+        when the best one ends, and that one begins at the first hit of step 1 from which the window reaches as far.
+        """
+        began, length, end = [-math.inf] * (len(self.steps) + 1), 0, 0  # seconds, by length
+        for hit_id, passed in hits:
+            began[0] = second = hit_id >> 16
+            for place in range(passed.bit_length(), 0, -1):
+                if passed >> place - 1 & 1 and second - began[place - 1] <= window:
+                    began[place] = began[place - 1]
+                    if place > length:
+                        length, end = place, second
+        return self._soonest([hit for hit in hits if hit[0] >> 16 >= end - window])[:length]
+
+    def _directly(self, hits: Steps) -> list[int]:
+        """Return the best attempt in which each hit is the one directly after the hit before; here `hits` are all that there are."""
+        length, last, alive = 0, -1, 0  # bit by bit the lengths of attempts that end here
+        for place, (_, passed) in enumerate(hits):
+            alive = (alive << 1 | 1) & passed
+            while alive and self._is_late(hits, place, alive.bit_length()):
+                alive ^= 1 << alive.bit_length() - 1
+            if alive.bit_length() > length:
+                length, last = alive.bit_length(), place
+        return [hit_id for hit_id, _ in hits[last + 1 - length:last + 1]]
+
+    def _is_late(self, hits: Steps, place: int, length: int) -> bool:
+        return self.window is not None and (hits[place][0] >> 16) - (hits[place + 1 - length][0] >> 16) > self.window
+
+
+_FUNNEL_KEYS = ("site_id", "date_range", "filters", "include", "funnel_id", "steps", "order", "window")
+
+
+def check_keys(body: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise InvalidInput where a question has a field that it cannot have."""
+    if unknown := set(body) - set(known):
+        raise InvalidInput.of(min(unknown), f"is not known; there are {', '.join(known)}")
+
+
+def read_funnel(body: Mapping[str, Any], definitions: Definitions = Definitions()) -> Funnel:
+    """Return the Funnel of a body that asks about one. Raises InvalidInput, which names the field."""
+    check_keys(body, _FUNNEL_KEYS)
+    form = Form(body)
+    if isinstance(body.get("include"), dict) and set(body["include"]) - {"comparisons"}:
+        form.fail("include", "may have comparisons, and nothing else")
+    definition = check_funnel(form, body)
+    form.check()
+    names = tuple(step["name"] for step in _named_steps(definition["steps"]))
+    return Funnel(names, read_steps(definition["steps"], definitions), definition["order"], definition["window"])
+
+
+def run_funnels(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float, seconds: float = math.inf,
+                definitions: Definitions = Definitions()) -> tuple[list[dict], tuple[int, int] | None]:
+    """Answer bodies of /api/funnels/report, as Answers has it done. Raises InvalidInput, and Busy after so many seconds."""
+    deadline = time.monotonic() + seconds
+
+    def check_time() -> None:
+        if time.monotonic() > deadline:
+            raise Busy(too_long(seconds))
+    days = Days(db, site, check_time)
+    asked = [(body, read_funnel(body, definitions), _whole(db, site, body, now, definitions)) for body in bodies]
+    for _, _, whole in asked:
+        whole.plan(days)
+    days.read()
+    return [_funnel_answer(*each, check_time) for each in asked], days.span
+
+
+def _whole(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: float, definitions: Definitions) -> Answer:
+    """Return the Answer of how many visitors there are at all; it knows the periods, too."""
+    kept = {name: body[name] for name in ("date_range", "filters", "include") if name in body}
+    return Answer(db, site, read_query({"metrics": ["visitors"], **kept}, definitions), now)
+
+
+def _funnel_answer(body: Mapping[str, Any], funnel: Funnel, whole: Answer, check_time: Callable[[], None]) -> dict:
+    told = whole.as_json()
+    steps, *others = (FunnelReport(report.db, whole.site, funnel, report.period, whole.query.filters, check_time).rows()
+                      for report in (whole.report, whole.other) if report)
+    for other in others:
+        _compare_steps(steps, other)
+    asked = {name: told["query"][name] for name in ("site_id", "date_range", "filters", "include")}
+    named = [{"name": name, "filters": step["filters"]} for name, step in zip(funnel.names, body["steps"])]
+    return {"steps": steps, "visitors": told["results"][0]["metrics"][0], "meta": told["meta"], "query": {
+        **asked, **({"funnel_id": body["funnel_id"]} if body.get("funnel_id") else {}), "steps": named, "order": funnel.order, "window": funnel.window}}
+
+
+def _compare_steps(steps: Sequence[dict], before: Sequence[dict]) -> None:
+    """Put into each step of a funnel what it was in another period."""
+    metrics = {"visitors": "visitors", "rate": "conversion_rate", "step_rate": "conversion_rate"}
+    for step, other in zip(steps, before):
+        step["comparison"] = {**{name: other[name] for name in metrics},
+                              "change": {name: change(metric, step[name], other[name]) for name, metric in metrics.items()}}
+
+
+class FunnelReport:
+    """A funnel in one period: each visitor counts once, by their best attempt."""
+
+    def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, period: Period, filters: Sequence, check_time: Callable[[], None]):
+        self._db, self._site, self._funnel, self._period, self._filters, self._check_time = db, site, funnel, period, filters, check_time
+
+    def rows(self) -> list[dict]:
+        """Return what the API tells of each step."""
+        count = len(self._funnel.steps)
+        reached, waits, left = [0] * (count + 1), [[] for _ in range(count)], {}
+        for chain in self._best_of_visitors():
+            for place, (hit_id, following) in enumerate(itertools.zip_longest(chain, chain[1:])):
+                reached[place] += 1
+                if following:
+                    waits[place].append((following >> 16) - (hit_id >> 16))
+            if len(chain) < count:
+                left[chain[-1]] = len(chain) - 1
+        went = self._destinations(left)
+        return [self._row(place, reached, waits[place], went[place]) for place in range(count)]
+
+    def _row(self, place: int, reached: Sequence[int], waits: list[int], went: list[dict]) -> dict:
+        is_last = place == len(self._funnel.steps) - 1
+        return {"name": self._funnel.names[place], "visitors": reached[place], "rate": _share(reached[place], reached[0]),
+                "step_rate": _share(reached[place], reached[place - 1]) if place else None,
+                "drop_off": None if is_last else reached[place] - reached[place + 1], "seconds": _quartiles(waits), "destinations": went}
+
+    def _best_of_visitors(self) -> Iterable[Sequence[int]]:
+        """Return the best attempt of each visitor who made any."""
+        by_visit = self._read_steps()
+        if self._funnel.window:
+            by_visitor: dict[int, list] = defaultdict(list)
+            for visitor, hits in self._with_visitors(by_visit):
+                by_visitor[visitor] += hits
+            return filter(None, (self._funnel.best(sorted(hits)) for hits in by_visitor.values()))
+        best: dict[int, Sequence[int]] = {}
+        for visitor, hits in self._with_visitors(by_visit):
+            chain = self._funnel.best(hits)
+            if len(chain) > len(best.get(visitor, ())):
+                best[visitor] = chain
+        return best.values()
+
+    def _read_steps(self) -> Mapping[int, list[tuple[int, int]]]:
+        """Return by visit the hits that the funnel looks at: those that pass a step, or all where the step before must stand directly before."""
+        by_visit: dict[int, list] = defaultdict(list)
+        for hit_id, passed, visit_id in self._chunked(*self._steps_sql()):
+            by_visit[visit_id].append((hit_id, passed))
+        return by_visit
+
+    def _steps_sql(self) -> tuple[str, dict[str, Any]]:
+        binder = Binder()
+        where = Where(binder, self._site, self._period)
+        steps = [f"({where.compile(filters)})" for filters in self._funnel.steps]
+        passed = " | ".join(f"(({step} is true) << {place})" for place, step in enumerate(steps))
+        looked_at = f"({' or '.join(steps)})" if self._funnel.order == "any" else "true"
+        return f"select h.id, {passed}, h.visit_id {self._from(where)} and {looked_at} order by h.id", binder.values
+
+    def _from(self, where: Where) -> str:
+        """Return the part of a statement that says which hits a report looks at: those of the period that pass the filters."""
+        condition, values = where.compile(self._filters), (self._site.id, self._period.start << 16, self._period.end << 16)
+        site, low, high = map(where.bind, values)
+        return f"from {_JOINED} where h.site_id = {site} and h.id >= {low} and h.id < {high} and {condition}"
+
+    def _chunked(self, sql: str, values: Mapping[str, Any]) -> Iterator[tuple]:
+        """Yield rows, and look at the clock from time to time."""
+        cursor = self._db.execute(sql, values)
+        for rows in iter(lambda: cursor.fetchmany(1_000), []):
+            self._check_time()
+            yield from rows
+
+    def _with_visitors(self, by_visit: Mapping[int, list]) -> Iterator[tuple[int, list]]:
+        """Yield (visitor, their hits) of each visit, in the order in which visits began."""
+        if by_visit:
+            rows = self._chunked("select id, visitor from visits where site_id = :site and id >= :low and id < :high order by id",
+                                 {"site": self._site.id, "low": min(by_visit), "high": self._period.end << 16})
+            yield from ((visitor, by_visit[visit_id]) for visit_id, visitor in rows if visit_id in by_visit)
+
+    def _destinations(self, left: Mapping[int, int]) -> list[list[dict]]:
+        """Return for each step where those went next who left there; `left` tells the step by the last hit of their attempt."""
+        went: list[Counter] = [Counter() for _ in self._funnel.steps]
+        waiting: dict[int, int] = {}  # for the next hit of a visit
+        for hit_id, visit_id, name, page in self._chunked(*self._following_sql(left)) if left else ():
+            if visit_id in waiting:
+                went[waiting.pop(visit_id)][("event:page", page) if name == PAGEVIEW else ("event:name", name)] += 1
+            if hit_id in left:
+                waiting[visit_id] = left[hit_id]
+        for place in waiting.values():
+            went[place][None, None] += 1
+        return [self._destination_rows(each) for each in went]
+
+    def _following_sql(self, left: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
+        binder = Binder()
+        where = Where(binder, self._site, self._period)
+        return f"select h.id, h.visit_id, h.name, h.page {self._from(where)} and h.id >= {where.bind(min(left))} order by h.id", binder.values
+
+    def _destination_rows(self, went: Counter) -> list[dict]:
+        """Return the commonest destinations; that a visit ended is always among them."""
+        texts = dict(self._db.execute("select id, text from texts where id in (select value from json_each(?))",
+                                      (json.dumps([value for _, value in went if value is not None]),)))
+        rows = [{"dimension": dimension, "value": None if dimension is None else texts[value] or DIMENSIONS[dimension].empty, "visitors": visitors}
+                for (dimension, value), visitors in went.items()]
+        rows.sort(key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))
+        ended = sum(row["dimension"] is None for row in rows[DESTINATIONS - 1:])
+        kept = [row for place, row in enumerate(rows) if place < DESTINATIONS - ended or row["dimension"] is None]
+        others = sum(went.values()) - sum(row["visitors"] for row in kept)
+        return kept + ([{"dimension": "other", "value": None, "visitors": others}] if others else [])
+
+
+def _quartiles(values: list[int]) -> dict[str, float] | None:
+    """Return the quartiles of numbers, between two of them in proportion; None where there are no numbers."""
+    if not values:
+        return None
+    values.sort()
+    return {name: _quantile(values, share) for name, share in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))}
+
+
+def _quantile(values: Sequence[int], share: float) -> float:
+    place, part = divmod((len(values) - 1) * share, 1)
+    low, high = values[int(place)], values[min(int(place) + 1, len(values) - 1)]
+    return round(low + (high - low) * part, 2)
 
 
 # ---- journeys --------------------------------------------------------------------------------------------------------
@@ -5777,12 +6104,6 @@ class Journey:
     steps: int
     limit: int
     path: tuple[tuple[str, str] | None, ...]
-
-
-def check_keys(body: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise InvalidInput where a question has a field that it cannot have."""
-    if unknown := set(body) - set(known):
-        raise InvalidInput.of(min(unknown), f"is not known; there are {', '.join(known)}")
 
 
 def read_journey(body: Mapping[str, Any], definitions: Definitions = Definitions()) -> Journey:
@@ -7300,13 +7621,13 @@ def post_query(app: App, principal: Principal) -> bottle.HTTPResponse:
     return _respond_question(app, principal, run_queries)
 
 
-def _respond_question(app: App, principal: Principal, make: Maker) -> bottle.HTTPResponse:
-    """Answer the one question that a body asks about a site."""
+def _respond_question(app: App, principal: Principal, make: Maker, complete: Callable[[Site, Mapping], Mapping] = lambda _, body: body) -> bottle.HTTPResponse:
+    """Answer the one question that a body asks about a site, once it is complete."""
     body, form = read_form()
     form.text("site_id", most=253, required=True)
     form.check()
     site = _site_to_read(app, principal, body["site_id"])
-    return _respond_report(app.answers.of(site, [body], _asking(app, principal, site), make)[1:-1])
+    return _respond_report(app.answers.of(site, [complete(site, body)], _asking(app, principal, site), make)[1:-1])
 
 
 def post_queries(app: App, principal: Principal) -> bottle.HTTPResponse:
@@ -7344,7 +7665,7 @@ def _site_to_edit(app: App, principal: Principal, domain: Any) -> Site:
 
 
 def get_named(kind: str, app: App, principal: Principal) -> dict:
-    """The goals or segments of a site, some at a time."""
+    """The goals, segments or funnels of a site, some at a time."""
     given = read_arguments()
     site = _site_to_read(app, principal, given.get("site_id"))
     try:
@@ -7357,7 +7678,7 @@ def get_named(kind: str, app: App, principal: Principal) -> dict:
 
 
 def post_named(kind: str, app: App, principal: Principal) -> bottle.HTTPResponse:
-    """Add a goal or segment."""
+    """Add a goal, segment or funnel."""
     body, form = read_form()
     form.text("site_id", most=253, required=True)
     personal = form.flag("personal") if kind == "segments" else False
@@ -7375,7 +7696,7 @@ def _owner(principal: Principal, personal: bool | None) -> int | None:
 
 
 def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
-    """Change some of a goal or segment."""
+    """Change some of a goal, segment or funnel."""
     body, form = read_form()
     before, site = _named_to_edit(app, principal, kind, id)
     personal = form.flag("personal") if kind == "segments" else False
@@ -7387,7 +7708,7 @@ def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
 
 
 def delete_named(kind: str, app: App, principal: Principal, id: int) -> dict:
-    """Delete a goal or segment that nothing else uses."""
+    """Delete a goal, segment or funnel that nothing else uses."""
     named, _ = _named_to_edit(app, principal, kind, id)
     app.store.transact(lambda db: remove_named(db, named))
     return {}
@@ -7398,6 +7719,26 @@ def _named_to_edit(app: App, principal: Principal, kind: str, id: int) -> tuple[
     named = find_named(db, kind, id, _person(principal))
     domain, = db.execute("select domain from sites where id = ?", (named.site_id,)).fetchone()
     return named, (_site_to_edit if named.user_id is None else _site_to_read)(app, principal, domain)
+
+
+def post_funnel_report(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Who gets how far in a funnel: one of the site's, or one that the question itself describes."""
+    return _respond_question(app, principal, run_funnels, functools.partial(_with_funnel, app))
+
+
+def _with_funnel(app: App, site: Site, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a question with the steps of the funnel that it names, if it does."""
+    form = Form(body)
+    number = form.integer("funnel_id", least=1, most=2 ** 62)
+    if number and {"steps", "order", "window"} & set(body):
+        form.fail("funnel_id", "stands in the place of steps, order and window")
+    form.check()
+    for funnel in list_named(app.store.reader(), "funnels", site.id) if number else ():
+        if funnel.id == number:
+            return {**body, **funnel.definition}
+    if number:
+        raise NotFound("There is no such funnel.", [{"field": "funnel_id", "message": "must be the id of a funnel of this site"}])
+    return body
 
 
 def get_suggestions(app: App, principal: Principal) -> dict:
@@ -7562,6 +7903,11 @@ ROUTES = (
     Route("POST", "/api/segments", viewer, functools.partial(post_named, "segments")),
     Route("PATCH", "/api/segments/<id:int>", viewer, functools.partial(patch_named, "segments")),
     Route("DELETE", "/api/segments/<id:int>", viewer, functools.partial(delete_named, "segments")),
+    Route("GET", "/api/funnels", viewer, functools.partial(get_named, "funnels")),
+    Route("POST", "/api/funnels", editor, functools.partial(post_named, "funnels")),
+    Route("PATCH", "/api/funnels/<id:int>", editor, functools.partial(patch_named, "funnels")),
+    Route("DELETE", "/api/funnels/<id:int>", editor, functools.partial(delete_named, "funnels")),
+    Route("POST", "/api/funnels/report", viewer, post_funnel_report),
 )
 
 

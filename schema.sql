@@ -336,3 +336,13 @@ create unique index segments_name on segments (site_id, coalesce(user_id, 0), na
 delete from rollups;
 delete from columns;
 delete from days;
+
+-- version 4
+-- Steps that visitors take one after the other. The filters of a step name goals and segments as those of segments do.
+create table funnels (
+  id          integer primary key autoincrement,
+  site_id     integer not null references sites on delete cascade,
+  name        text not null,
+  definition  text not null,                          -- steps, order, window
+  unique (site_id, name)
+);

@@ -5,12 +5,13 @@ a query as it is posted to `/api/v2/query`, and answers what the server should a
 server. It keeps everything in lists, goes through all of them for every number and never remembers an answer: a
 reader should be able to see that it is right, and nothing else is asked of it.
 
-Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query · journeys
+Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query · journeys · funnels
 """
 from __future__ import annotations
 
 import json
 import re
+import statistics
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -779,3 +780,98 @@ def journeys(sent, site, now, body, named=Named()):
                      "other": {"values": len(set(others)), "visits": len(others)}, "ended": sum(row(place, nodes) == -2 for _, nodes in ways)})
     links = [(place, row(place, nodes), row(place + 1, nodes)) for place in range(steps - 1) for _, nodes in ways if row(place, nodes) != -2]
     return {"visits": len(ways), "steps": told, "links": [[*link, links.count(link)] for link in sorted(set(links))]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Funnels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def funnel(sent, site, now, body, named=Named()):
+    """Answer a question about a funnel, which has all its fields: {"steps": […], "visitors": N}. Numbers are not rounded."""
+    events = [event for visit in visits_of(sent, site) for event in visit.events]
+    period = period_of(body["date_range"], site.timezone, now, events)
+    rows, visitors = funnel_rows(events, period, body, named)
+    comparison = (body.get("include") or {}).get("comparisons")
+    if comparison:
+        before, _ = funnel_rows(events, comparison_period(period, comparison, now), body, named)
+        for row, old in zip(rows, before):
+            row["comparison"] = {name: old[name] for name in ("visitors", "rate", "step_rate")}
+            row["comparison"]["change"] = {"visitors": change("visitors", row["visitors"], old["visitors"]),
+                                           **{name: change("conversion_rate", row[name], old[name]) for name in ("rate", "step_rate")}}
+    return {"steps": rows, "visitors": visitors}
+
+
+def funnel_rows(events, period, body, named):
+    in_period = [event for event in events if period.start <= event.time < period.end]
+    seen = [event for event in in_period if all(passes(event, condition, in_period, named) for condition in body.get("filters") or [])]
+    seen.sort(key=lambda event: event.time)  # of one visitor, equal times stay in the order of arrival
+
+    def does(event, step):
+        return all(passes(event, condition, in_period, named) for condition in step["filters"])
+
+    attempts = [best_attempt([event for event in seen if event.visit.visitor == visitor], body, does)
+                for visitor in {event.visit.visitor for event in seen}]
+    rows = []
+    for place in range(len(body["steps"])):
+        here = [attempt for attempt in attempts if len(attempt) > place]
+        on = [attempt for attempt in attempts if len(attempt) > place + 1]
+        is_last = place == len(body["steps"]) - 1
+        first, before = (len([attempt for attempt in attempts if len(attempt) > each]) for each in (0, place - 1))
+        rows.append({
+            "visitors": len(here), "rate": ratio(100 * len(here), first, 0), "step_rate": ratio(100 * len(here), before, 0) if place else None,
+            "drop_off": None if is_last else len(here) - len(on),
+            "seconds": quartiles([attempt[place + 1].time - attempt[place].time for attempt in on]),
+            "destinations": [] if is_last else destinations([attempt[-1] for attempt in here if attempt not in on], seen)})
+    return rows, visitor_count(seen)
+
+
+def best_attempt(hits, body, does):
+    """One visitor's longest attempt, of those that are as long the one that began first: every hit is tried as the first."""
+    best = []
+    for place, hit in enumerate(hits):
+        if not does(hit, body["steps"][0]):
+            continue
+        if body.get("window"):
+            later = [each for each in hits[place + 1:] if each.time - hit.time <= body["window"]]
+        else:
+            later = [each for each in hits[place + 1:] if each.visit is hit.visit]
+        further = straight_on if body.get("order") == "strict" else longest
+        attempt = [hit, *further(later, body["steps"][1:], does)]
+        if len(attempt) > len(best):
+            best = attempt
+    return best
+
+
+def straight_on(hits, steps, does):
+    if hits and steps and does(hits[0], steps[0]):
+        return [hits[0], *straight_on(hits[1:], steps[1:], does)]
+    return []
+
+
+def longest(hits, steps, does):
+    """The longest way through the steps; of those that are as long, the one that takes the first hit it can."""
+    best = []
+    for place, hit in enumerate(hits):
+        if steps and does(hit, steps[0]):
+            way = [hit, *longest(hits[place + 1:], steps[1:], does)]
+            if len(way) > len(best):
+                best = way
+    return best
+
+
+def quartiles(numbers):
+    if not numbers:
+        return None
+    three = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else numbers * 3
+    return dict(zip(("lower_quartile", "median", "upper_quartile"), three))
+
+
+def destinations(last_hits, seen):
+    """Where those went next, in the same visit, whose last hits in the funnel these are."""
+    found = []
+    for hit in last_hits:
+        after = [each for each in seen[seen.index(hit) + 1:] if each.visit is hit.visit]
+        found.append((None, None) if not after else ("event:page", after[0].page) if after[0].name == "pageview" else ("event:name", after[0].name))
+    rows = [{"dimension": dimension, "value": value, "visitors": found.count((dimension, value))} for dimension, value in set(found)]
+    return sorted(rows, key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))

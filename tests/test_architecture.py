@@ -204,6 +204,9 @@ COMPOSERS = {
     "Report._parts": "registry text, and placeholders of values",
     "Report._sql": "registry text around a compiled filter",
     "Report._revenue_sql": "registry text around a compiled filter",
+    "FunnelReport._steps_sql": "registry text around compiled filters, and places of steps",
+    "FunnelReport._from": "registry text around compiled filters",
+    "FunnelReport._following_sql": "registry text around compiled filters",
     "list_named": "tables of CHECKS",
     "find_named": "tables of CHECKS",
     "_write_named": "tables of CHECKS, columns named in the source",
@@ -245,6 +248,7 @@ def test_whatever_is_executed_is_a_literal_or_comes_from_where_sql_is_put_togeth
         "check_database": "_INVARIANTS, which are literals",
         "Report._read": "what Report._sql put together",
         "Report._revenue": "what Report._revenue_sql put together",
+        "FunnelReport._chunked": "what its other methods put together",
         "Ways._count": "what Ways._sql put together",
     }
     executing = {owner for node, owner in owners().items() if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)

@@ -173,17 +173,18 @@ RIGHT = {
     ("PATCH", "/api/annotations/<id:int>"): ("", {"text": "Launch"}, 404),
     ("DELETE", "/api/annotations/<id:int>"): ("", {}, 404),
     ("GET", "/api/goals/suggestions"): ("?site_id=example.com", None, 200),
-    **{("GET", f"/api/{kind}"): ("?site_id=example.com", None, 200) for kind in ("goals", "segments")},
-    **{("POST", f"/api/{kind}"): ("", {"site_id": "example.com"}, 400) for kind in ("goals", "segments")},
-    **{("PATCH", f"/api/{kind}/<id:int>"): ("", {"name": "x"}, 404) for kind in ("goals", "segments")},
-    **{("DELETE", f"/api/{kind}/<id:int>"): ("", {}, 404) for kind in ("goals", "segments")},
+    **{("GET", f"/api/{kind}"): ("?site_id=example.com", None, 200) for kind in ("goals", "segments", "funnels")},
+    **{("POST", f"/api/{kind}"): ("", {"site_id": "example.com"}, 400) for kind in ("goals", "segments", "funnels")},
+    **{("PATCH", f"/api/{kind}/<id:int>"): ("", {"name": "x"}, 404) for kind in ("goals", "segments", "funnels")},
+    **{("DELETE", f"/api/{kind}/<id:int>"): ("", {}, 404) for kind in ("goals", "segments", "funnels")},
+    ("POST", "/api/funnels/report"): ("", {"site_id": "example.com", "date_range": "day", "steps": [{"filters": [["is", "event:page", ["/"]]]}] * 2}, 200),
     ("POST", "/api/demo"): ("", {}, 503),
 }
 # Whose site it is decides: what names example.com is not there for who may see another only.
-OF_A_SITE = {*((method, f"/api/{kind}") for method in ("GET", "POST") for kind in ("goals", "segments")), ("GET", "/api/goals/suggestions"),
+OF_A_SITE = {*((method, f"/api/{kind}") for method in ("GET", "POST") for kind in ("goals", "segments", "funnels")), ("GET", "/api/goals/suggestions"),
              ("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
              ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"),
-             ("POST", "/api/v2/queries"), ("POST", "/api/journeys"),
+             ("POST", "/api/v2/queries"), ("POST", "/api/journeys"), ("POST", "/api/funnels/report"),
              ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
