@@ -192,3 +192,20 @@ test('a rate of hardly any visits is no peak', () => {
   assert.equal(pure.peakOf(rows, 0, 1, false).dimensions[0], 'a');
   assert.equal(pure.peakOf([], 0, 1, true), null);
 });
+
+// ---- journeys and retention
+
+const page1 = ['is', 'event:page', ['/a']], event1 = ['is', 'event:name', ['x']];
+table('a step is gone by, or by any again', pure.toggleStep, [
+  [[], 0, page1, [page1]], [[], 2, page1, [null, null, page1]], [[page1], 0, page1, []], [[page1], 0, event1, [event1]], [[page1, event1], 0, page1, [null, event1]], [[page1, null, event1], 2, event1, [page1]]]);
+table('where journeys begin, in words', pure.sayNode, [
+  [page1, '/a'], [event1, 'Event: x'], [['is', 'event:goal', ['Sign up']], 'Goal: Sign up'], [['contains', 'event:page', ['/b']], 'Page contains /b'], [['is', 'event:page', ['/a', '/b']], 'Page is /a or /b']]);
+table('the tails of a step are there where visits are', (other, ended, way) => pure.rowsOfStep({rows: [], other, ended}, way).map(({words, visits}) => [words, visits]), [
+  [{values: 0, visits: 0}, 0, '', []], [{values: 1, visits: 2}, 3, '', [['1 other', 2], ['Visit ended', 3]]], [{values: 1200, visits: 2000}, 1, 'previous', [['1,200 others', 2000], ['Visit began', 1]]]]);
+table('the address of journeys', search => { const {journey, way, steps, path, cohorts} = pure.readState(search); return pure.writeState({...pure.DEFAULTS, journey, way, steps, path, cohorts}); }, [
+  ['?journey=is,event:page,/a&way=previous&steps=5&then=&then=is,event:name,x&cohorts=day', '?way=previous&steps=5&cohorts=day&journey=is,event:page,/a&then=&then=is,event:name,x'],
+  ['?journey=x&way=up&steps=0&then=is,visit:country,SE&then=is,event:page,/a,/b&then=&cohorts=hour', ''], ['?steps=11', '?steps=10'], ['?steps=-1', '?steps=1']]);
+table('cohorts are of days where the period is short', pure.cohortUnit, [[{cohorts: ''}, ['2026-03-01', '2026-03-07'], 'day'], [{cohorts: ''}, ['2026-03-01', '2026-03-28'], 'week'], [{cohorts: 'day'}, ['2026-01-01', '2026-12-31'], 'day']]);
+table('what is not known of a cohort is an empty cell', pure.linesOfCohorts, [
+  [{interval: 'week', intervals: 3, cohorts: [{start: '2026-03-02', visitors: 12, returned: [12, 0, null]}]}, [['Week of', 'Visitors', 'Week 1', 'Week 2'], ['2026-03-02', 12, 0, null]]],
+  [{interval: 'day', intervals: 0, cohorts: []}, [['Day of', 'Visitors']]]]);
