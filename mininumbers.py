@@ -20,6 +20,7 @@ The sections, ground floor first; each uses only what stands above it:
     conversions        goals, segments and funnels, as they are kept
     funnels            who gets how far, how soon, and where else they go
     journeys           what came before and after
+    retention          who came back, as far as anybody can know
     demo               made-up visits, to look at and to measure by
     background jobs    rotation, retention
     HTTP edge          one table of routes, a guard in every row
@@ -828,6 +829,7 @@ class Salts:
         if not current:
             current = [self._random_bytes(32)]
             db.execute("insert into salts (site_id, epoch, salt, ends_at) values (?, ?, ?, ?)", (site.id, epoch, *current, ends_at))
+            cut_long_epoch(db, site.id, second)
             if site.rotation_hours > 24:
                 note_long_epoch(db, site.id, second, ends_at)
         return current + [salt for _, ends, salt in rows if ends <= second]
@@ -841,12 +843,20 @@ class Salts:
 
 def note_long_epoch(db: sqlite3.Connection, site_id: int, starts_at: int, ends_at: int) -> None:
     """Note that a visitor of the site may come on several days between two seconds."""
-    db.execute("insert or ignore into long_epochs (site_id, starts_at, ends_at) values (?, ?, ?)", (site_id, starts_at, ends_at))
+    db.execute("""
+        insert into long_epochs (site_id, starts_at, ends_at) values (?, ?, ?)
+        on conflict do update set ends_at = max(ends_at, excluded.ends_at)""", (site_id, starts_at, ends_at))
+
+
+def cut_long_epoch(db: sqlite3.Connection, site_id: int, second: int) -> None:
+    """Note that a long epoch which was to go on is over, as a change of settings began another."""
+    db.execute("update long_epochs set ends_at = ? where site_id = ? and starts_at < ? and ends_at > ?", (second, site_id, second, second))
 
 
 def end_epochs(db: sqlite3.Connection, site_id: int, second: int) -> None:
     """End the site's epochs now, as a change of its zone or rotation must; their salts go after the usual grace."""
     db.execute("update or replace salts set ends_at = ? where site_id = ? and ends_at > ?", (second, site_id, second))
+    cut_long_epoch(db, site_id, second)
 
 
 def end_overlong_epochs(db: sqlite3.Connection, site: Site, second: int) -> None:
@@ -6243,6 +6253,153 @@ class Ways:
         return [[*link, visits] for link, visits in sorted(links.items())]
 
 
+# ---- retention -------------------------------------------------------------------------------------------------------
+# Who came back. A visitor is known for as long as their epoch lasts and not a moment longer, so that much of what one would like
+# to know cannot be known, by anybody: that is None, never 0.
+
+# The hours of rotation from which on epochs have two such intervals, one after the other, as a rule.
+RETURNING_HOURS = {"day": 48, "week": 336}
+MAX_COHORTS = 400  # a year of days
+_LONGEST_DAY = 90_000  # s; no epoch that is not in long_epochs is longer
+_RETENTION_KEYS = ("site_id", "date_range", "filters", "interval")
+
+
+def run_retention(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str, Any]], now: float, seconds: float = math.inf,
+                  definitions: Definitions = Definitions()) -> tuple[list[dict], None]:
+    """Answer bodies of /api/retention, as Answers has it done. Raises InvalidInput."""
+    answers = []
+    for body in bodies:
+        check_keys(body, _RETENTION_KEYS)
+        form = Form(body)
+        interval = _check_choice(form, body, "interval", RETURNING_HOURS)
+        form.check()
+        filters = read_filters(body.get("filters"), definitions)
+        period = read_period(body.get("date_range"), site.zone, now, lambda: _earliest(db, site))
+        asked = {"site_id": site.domain, "date_range": period.iso(), "filters": body.get("filters") or [], "interval": interval}
+        answers.append({**Retention(db, site, period, interval, filters, now).as_json(), "meta": {}, "query": asked})
+    return answers, None
+
+
+def whole_intervals(period: Period, interval: str) -> list[Bucket]:
+    """Return the days or weeks that a period touches, not cut off at its edges. Raises InvalidInput where they are too many."""
+    first, last = period.first, period.last
+    if (last - first).days // (7 if interval == "week" else 1) >= MAX_COHORTS:
+        raise InvalidInput.of("interval", f"{interval} gives more than {MAX_COHORTS} cohorts for this period; take a longer interval or a shorter period")
+    if interval == "week":
+        first, last = first - timedelta(days=first.weekday()), last + timedelta(days=6 - last.weekday())
+    return buckets_of(Period.of_days(first, last, period.zone), interval)
+
+
+class Retention:
+    """The visitors who first came in the intervals of a period, and in which later ones they were seen again.
+
+    A cohort is those who came in one interval and within one stretch of time: a long epoch, or what lies between two of them.
+    """
+
+    def __init__(self, db: sqlite3.Connection, site: Site, period: Period, interval: str, filters: Sequence, now: float):
+        self._db, self._site, self._period, self._interval, self._filters, self._now = db, site, period, interval, filters, now
+        self._intervals = whole_intervals(period, interval)
+        self._epochs = db.execute("select starts_at, ends_at from long_epochs where site_id = ? and ends_at > ? and starts_at < ? order by starts_at",
+                                  (site.id, period.start, self._intervals[-1].end)).fetchall()
+        self._edges = sorted({edge for epoch in self._epochs for edge in epoch})
+        self._first: dict[tuple[int, int], int] = {}  # cohort → the first visit of anybody in it, filtered or not
+        self._visitors: Counter[tuple[int, int]] = Counter()  # cohort → how many
+        self._seen: Counter[tuple[tuple[int, int], int]] = Counter()  # (cohort, interval) → how many of them
+
+    def as_json(self) -> dict[str, Any]:
+        """Return {"cohorts", "interval", "intervals"}, and "needs" where the site's rotation leaves nothing to know."""
+        is_short = self._site.rotation_hours < RETURNING_HOURS[self._interval]
+        if self._epochs or not is_short:
+            self._count()
+        cohorts = [self._cohort(*each) for each in self._labelled()]
+        columns = max((1 + place for each in cohorts for place, seen in enumerate(each["returned"]) if seen is not None), default=0)
+        if is_short and columns < 2:
+            return {"cohorts": [], "interval": self._interval, "intervals": 0, "needs": self._needs()}
+        for each in cohorts:
+            each["returned"] = (each["returned"] + [None] * columns)[:columns]
+        return {"cohorts": [each for each in cohorts if each["visitors"]], "interval": self._interval, "intervals": columns}
+
+    def _needs(self) -> dict[str, Any]:
+        hours, wanted = self._site.rotation_hours, RETURNING_HOURS[self._interval]
+        return {"rotation_hours": hours, "wanted_hours": wanted,
+                "reason": f"After {say_hours(hours)} a visitor cannot be told from a new one, so nobody can be seen to return in a later {self._interval}.",
+                "cost": f"Whoever has the database could then find out of an address and a browser whether and when they were here, for {say_hours(wanted)} "
+                        f"instead of {say_hours(hours)}."}
+
+    def _count(self) -> None:
+        starts, low, high = [each.start << 16 for each in self._intervals], self._period.start << 16, self._period.end << 16
+        for _, rows in itertools.groupby(self._db.execute(*self._sql()), operator.itemgetter(0)):
+            _, first, is_chosen = next(rows)
+            if not low <= first < high:
+                continue
+            cohort = bisect.bisect(starts, first) - 1, bisect.bisect(self._edges, first >> 16)
+            self._first[cohort] = min(first, self._first.get(cohort, first))
+            if is_chosen:
+                self._visitors[cohort] += 1
+                self._seen.update({(cohort, bisect.bisect(starts, moment) - 1) for _, moment, _ in rows})
+
+    def _sql(self) -> tuple[str, dict[str, Any]]:
+        """Return the statement of (visitor, moment, whether the filters choose it) of all visits, visitor by visitor, and its values.
+
+        It looks back to the beginning of epochs that reach into the period: whoever came before it belongs to no cohort of it.
+        Where a visit goes on in a later interval, its hits there are moments too.
+        """
+        binder, source = Binder(), "visits v"
+        condition = Where(binder, self._site, self._period).compile_visits(self._filters)
+        if self._filters:  # of each visit its first hit, which stands for it
+            source += """ cross join hits h on h.site_id = v.site_id and h.id = v.id
+                left join clients c on c.id = v.client_id left join origins o on o.id = v.origin_id"""
+        low = min([self._period.start - _LONGEST_DAY, *(starts_at for starts_at, _ in self._epochs)])
+        site, low, high, intervals = map(binder.bind, (self._site.id, low << 16, self._intervals[-1].end << 16, json.dumps(
+            [(each.start << 16, each.end << 16) for each in self._intervals])))
+        return f"""
+            with intervals as materialized (
+                select json_extract(value, '$[0]') as low, json_extract(value, '$[1]') as high from json_each({intervals}))
+            select v.visitor, v.id as moment, {condition} from {source} where v.site_id = {site} and v.id >= {low} and v.id < {high}
+            union all
+            select v.visitor, h.id, false from intervals cross join visits v cross join hits h
+            where v.site_id = {site} and v.id >= low and v.id < intervals.high and (v.id >> 16) + v.duration >= intervals.high >> 16
+                and h.site_id = {site} and h.id >= intervals.high and h.id < min({high}, ((v.id >> 16) + v.duration + 1) << 16) and h.visit_id = v.id
+            order by 1, 2""", binder.values
+
+    def _labelled(self) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Return [(the local date that a row starts on, its cohorts)].
+
+        An interval's first cohort has its date. A later one, of the next epoch, has the day on which that was first seen, and where
+        this is the same day both are one row.
+        """
+        rows: dict[str, list[tuple[int, int]]] = {}
+        begun: set[int] = set()
+        for cohort in sorted(self._first):
+            label = self._intervals[cohort[0]].label
+            if cohort[0] in begun and self._interval != "day":
+                label = local_date(self._first[cohort] >> 16, self._site.zone).isoformat()
+            begun.add(cohort[0])
+            rows.setdefault(label, []).append(cohort)
+        return list(rows.items())
+
+    def _cohort(self, label: str, cohorts: list[tuple[int, int]]) -> dict[str, Any]:
+        visitors, known_until = sum(self._visitors[each] for each in cohorts), min(self._now, *(self._epoch_end(stretch) for _, stretch in cohorts))
+        place = cohorts[0][0]
+        returned = [sum(self._seen[each, later] for each in cohorts) if self._intervals[later].end <= known_until else None
+                    for later in range(place + 1, len(self._intervals))]
+        return {"start": label, "visitors": visitors, "returned": [visitors, *returned]}
+
+    def _epoch_end(self, stretch: int) -> float:
+        """Return the end of the long epoch that a stretch is; of one between them nothing is known beyond it."""
+        begins = self._edges[stretch - 1] if stretch else None
+        return next((ends_at for starts_at, ends_at in self._epochs if starts_at == begins), -math.inf)
+
+
+def say_hours(hours: int) -> str:
+    """Return hours as people say them."""
+    for unit, length in (("week", 168), ("day", 24), ("hour", 1)):
+        if hours % length == 0:
+            count = hours // length
+            return f"{count} {unit}{'s' * (count != 1)}"
+    return ""
+
+
 # ---- demo ------------------------------------------------------------------------------------------------------------
 # Made-up visits, to try the dashboard with and to measure by. They are drawn from the tables below, one chunk of time after the
 # other, and become the rows that the collector would have written: origins, screen classes, epochs, ids of texts and the sums of a
@@ -6781,7 +6938,7 @@ def fill_demo(app: App, domain: str, pageviews: int, days: int, seed: int, paths
     settings = app.settings
     site = app.store.transact(lambda db: _demo_site(db, settings, now, by, domain))
     if site.rotation_hours > 24:
-        app.store.transact(lambda db: note_long_epoch(db, site.id, now - (days + 1) * 86_400, now))
+        app.store.transact(lambda db: _demo_epochs(db, site, now - (days + 1) * 86_400, now))
     steps = demo_steps(random, site, now, days, pageviews)
     app.store.transact(lambda db: _demo_drops(db, random, site, steps))
     return Demo(app.store, site, now, random, paths).fill(steps)
@@ -6795,6 +6952,14 @@ def _demo_site(db: sqlite3.Connection, settings: Settings, now: int, by: Princip
         add_site(db, now, domain=domain)
         note(db, now, by, "site added", host_of(domain), "with made-up visits")
     return get_site(db, settings, domain)
+
+
+def _demo_epochs(db: sqlite3.Connection, site: Site, second: int, now: int) -> None:
+    """Note the epochs that made-up visitors live in."""
+    while second < now:
+        _, ends_at = epoch_at(second, site.rotation_hours, site.zone)
+        note_long_epoch(db, site.id, second, ends_at)
+        second = ends_at
 
 
 def _demo_drops(db: sqlite3.Connection, random: Random, site: Site, steps: Sequence[DemoStep]) -> None:
@@ -7649,6 +7814,11 @@ def post_journeys(app: App, principal: Principal) -> bottle.HTTPResponse:
     return _respond_question(app, principal, run_journeys)
 
 
+def post_retention(app: App, principal: Principal) -> bottle.HTTPResponse:
+    """Which visitors came back, as far as it can be known."""
+    return _respond_question(app, principal, run_retention)
+
+
 def _asking(app: App, principal: Principal, site: Site) -> Definitions:
     """Return what the questions of whoever asks may name."""
     return read_definitions(app.store.reader(), site.id, _person(principal))
@@ -7894,6 +8064,7 @@ ROUTES = (
     Route("POST", "/api/v2/query", viewer, post_query),
     Route("POST", "/api/v2/queries", viewer, post_queries),
     Route("POST", "/api/journeys", viewer, post_journeys),
+    Route("POST", "/api/retention", viewer, post_retention),
     Route("GET", "/api/goals/suggestions", viewer, get_suggestions),
     Route("GET", "/api/goals", viewer, functools.partial(get_named, "goals")),
     Route("POST", "/api/goals", editor, functools.partial(post_named, "goals")),

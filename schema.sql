@@ -166,8 +166,8 @@ create table dropped (
 -- Epochs of more than a day. While one lasts a visitor may come on any of its days, so that days must not be added up.
 create table long_epochs (
   site_id    integer not null,
-  starts_at  integer not null,
-  ends_at    integer not null,
+  starts_at  integer not null,                        -- the second of its first hit
+  ends_at    integer not null,                        -- or when the next one began, where a change of settings cut it short
   primary key (site_id, starts_at)
 ) without rowid;
 

@@ -5,7 +5,7 @@ a query as it is posted to `/api/v2/query`, and answers what the server should a
 server. It keeps everything in lists, goes through all of them for every number and never remembers an answer: a
 reader should be able to see that it is right, and nothing else is asked of it.
 
-Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query · journeys · funnels
+Contents: what goes in · from sent things to visits · local time · periods · filters · numbers · rows · the query · journeys · funnels · retention
 """
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Site:
     domain: str = "example.com"
     timezone: str = "UTC"
     rotation_hours: int = 24
+    changes: tuple = ()  # (when, the rotation in hours from then on), the oldest first
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,16 @@ def belongs_to(site, host):
     return host == site.domain or host.endswith("." + site.domain)
 
 
+def rotation_at(time, site):
+    """The hours of rotation that were in force."""
+    return [site.rotation_hours, *(hours for when, hours in site.changes if when <= time)][-1]
+
+
 def epoch_of(time, site):
-    """The number of the block of `rotation_hours` wall-clock hours, counted from midnight of 0001-01-01."""
+    """Which setting of the rotation it was, and the number of the block of so many wall-clock hours, counted from midnight of 0001-01-01."""
     wall_clock = local(time, site.timezone).replace(tzinfo=None)
-    return (wall_clock - datetime(1, 1, 1)) // timedelta(hours=site.rotation_hours)
+    setting = sum(when <= time for when, _ in site.changes)
+    return setting, (wall_clock - datetime(1, 1, 1)) // timedelta(hours=rotation_at(time, site))
 
 
 def visits_of(sent, site):
@@ -875,3 +882,58 @@ def destinations(last_hits, seen):
         found.append((None, None) if not after else ("event:page", after[0].page) if after[0].name == "pageview" else ("event:name", after[0].name))
     rows = [{"dimension": dimension, "value": value, "visitors": found.count((dimension, value))} for dimension, value in set(found)]
     return sorted(rows, key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Retention
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def interval_around(time, unit, zone):
+    """(its first day, its first second, the second after its last) of the day or week that a moment is in."""
+    first = date.fromisoformat(label(time, unit, zone))
+    return first, day_start(first, zone), day_start(first + (DAY if unit == "day" else 7 * DAY), zone)
+
+
+def retention(sent, site, now, body, named=Named()):
+    """Answer a question of /api/retention: {"cohorts", "intervals"}, and in "needs" whether the rotation is too short for it."""
+    visits = visits_of(sent, site)
+    events = [event for visit in visits for event in visit.events]
+    zone, unit = site.timezone, body["interval"]
+    period = period_of(body["date_range"], zone, now, events)
+    in_period = [event for event in events if period.start <= event.time < period.end]
+    _, _, period_end = interval_around(period.end - 1, unit, zone)
+
+    def times_of(visitor):
+        return [event.time for visit in visits if visit.visitor == visitor for event in visit.events]
+
+    def is_chosen(visitor):
+        first = next(visit for visit in visits if visit.visitor == visitor)
+        inside = [event for event in first.events if event in in_period]
+        return any(all(passes(event, condition, in_period, named) for condition in body.get("filters", [])) for event in inside)
+
+    first_times = {visit.visitor: min(times_of(visit.visitor)) for visit in visits}
+    arriving = sorted((time, visitor) for visitor, time in first_times.items() if period.start <= time < period.end)
+    rows, before = [], None
+    for time, visitor in arriving:
+        first_day, start, end = interval_around(time, unit, zone)
+        stretch = visitor[1] if rotation_at(time, site) > 24 else "short ones"
+        if before != (first_day, stretch):
+            begins = local(time, zone).date() if before and before[0] == first_day else first_day
+            if not rows or rows[-1]["start"] != begins.isoformat():
+                rows.append({"start": begins.isoformat(), "who": [], "after": end})
+            before = first_day, stretch
+        rows[-1]["who"].append(visitor)
+    for row in rows:
+        who, time = [visitor for visitor in row["who"] if is_chosen(visitor)], row["after"]
+        row["visitors"], row["returned"] = len(who), [len(who)]
+        while time < period_end:
+            _, start, end = interval_around(time, unit, zone)
+            is_known = end <= now and all(rotation_at(first_times[each], site) > 24 and epoch_of(end - 1, site) == each[1] for each in row["who"])
+            row["returned"].append(sum(any(start <= moment < end for moment in times_of(each)) for each in who) if is_known else None)
+            time = end
+    columns = max((1 + place for row in rows for place, seen in enumerate(row["returned"]) if seen is not None), default=0)
+    if columns < 2 and rotation_at(now, site) < {"day": 48, "week": 336}[unit]:
+        return {"cohorts": [], "intervals": 0, "needs": True}
+    told = [{"start": row["start"], "visitors": row["visitors"], "returned": (row["returned"] + [None] * columns)[:columns]} for row in rows if row["visitors"]]
+    return {"cohorts": told, "intervals": columns, "needs": False}

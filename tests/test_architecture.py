@@ -213,6 +213,7 @@ COMPOSERS = {
     "_rename_goal": "tables of CHECKS",
     "remove_named": "tables of CHECKS",
     "Ways._sql": "two ways to go through a visit, around compiled filters",
+    "Retention._sql": "with or without what a compiled filter looks at",
     "_INVARIANTS": "tables and columns of the schema",
     "_write_nothing": "a pragma takes no parameter; the schema's version",
     "_site_ids_without_site": "tables named in the source",
@@ -250,6 +251,7 @@ def test_whatever_is_executed_is_a_literal_or_comes_from_where_sql_is_put_togeth
         "Report._revenue": "what Report._revenue_sql put together",
         "FunnelReport._chunked": "what its other methods put together",
         "Ways._count": "what Ways._sql put together",
+        "Retention._count": "what Retention._sql put together",
     }
     executing = {owner for node, owner in owners().items() if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
                  and node.func.attr.startswith("execute") and not isinstance(node.args[0], ast.Constant)}

@@ -168,6 +168,7 @@ RIGHT = {
     ("POST", "/api/v2/query"): ("", QUESTION, 200),
     ("POST", "/api/v2/queries"): ("", {"queries": [QUESTION, QUESTION]}, 200),
     ("POST", "/api/journeys"): ("", {"site_id": "example.com", "date_range": "day", "start": ["is", "event:page", ["/"]]}, 200),
+    ("POST", "/api/retention"): ("", {"site_id": "example.com", "date_range": "7d", "interval": "day"}, 200),
     ("GET", "/api/annotations"): ("?site_id=example.com", None, 200),
     ("POST", "/api/annotations"): ("", {"site_id": "example.com", "at": "2026-03-02", "text": "Launch"}, 200),
     ("PATCH", "/api/annotations/<id:int>"): ("", {"text": "Launch"}, 404),
@@ -184,7 +185,7 @@ RIGHT = {
 OF_A_SITE = {*((method, f"/api/{kind}") for method in ("GET", "POST") for kind in ("goals", "segments", "funnels")), ("GET", "/api/goals/suggestions"),
              ("GET", "/api/annotations"), ("POST", "/api/annotations"), ("GET", "/api/dropped"), ("GET", "/api/properties"), ("GET", "/api/live"),
              ("GET", "/api/v1/stats/realtime/visitors"), ("POST", "/api/v2/query"),
-             ("POST", "/api/v2/queries"), ("POST", "/api/journeys"), ("POST", "/api/funnels/report"),
+             ("POST", "/api/v2/queries"), ("POST", "/api/journeys"), ("POST", "/api/retention"), ("POST", "/api/funnels/report"),
              ("PATCH", "/api/sites/<domain>")}
 COLLECTION = {("POST", "/api/event"), ("OPTIONS", "/api/event"), ("GET", "/pixel.gif")}
 PUBLIC_FILES = {("GET", "/tracker.js"), ("GET", "/js/script.js")}
