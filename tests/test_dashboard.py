@@ -9,9 +9,10 @@ import time
 import types
 import urllib.parse
 import urllib.request
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
 
 import pytest
 import waitress
@@ -24,6 +25,8 @@ DOMAIN = "demo.example"
 PANELS = {"pages": "event:page", "sources": "visit:source", "places": "visit:country", "devices": "visit:device"}
 METRICS = ["visitors", "visits", "pageviews", "views_per_visit", "bounce_rate", "visit_duration"]
 REPORTS = "**/api/v2/quer*"   # in whichever way they are asked for
+OFFSET = (9 - datetime.now(timezone.utc).hour + 12) % 24 - 12   # of the zone that is between nine and ten now: no test sees midnight
+ZONE = f"Etc/GMT{-OFFSET:+}"   # which names its zones by the opposite sign
 CHROMIUM_SAYS = "Failed to load resource:"   # its own line for an answer of 4xx or 5xx, or for none
 
 WATCH = """
@@ -35,6 +38,10 @@ globalThis.alert = (...words) => executed.push(words.join());
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
+
+def today():
+    return datetime.now(ZoneInfo(ZONE)).date()
+
 
 def post(url, body, **headers):
     """POST JSON and return (status, the body of the answer)."""
@@ -50,7 +57,7 @@ def hit(url, address="https://example.com/", agent=CHROME, ip="192.0.2.1", domai
 
 
 def set_up(db, domain):
-    done = run_command("setup", "--db", db, "--username", "owner", "--password-stdin", "--site", domain, "--timezone", "Europe/Berlin", stdin=f"{PASSWORD}\n")
+    done = run_command("setup", "--db", db, "--username", "owner", "--password-stdin", "--site", domain, "--timezone", ZONE, stdin=f"{PASSWORD}\n")
     assert done.returncode == 0, done.stderr
 
 
@@ -187,7 +194,7 @@ def new_page(browser):
     contexts, complaints = [], []
 
     def new_page(origin, **options):
-        context = browser.new_context(**{"locale": "en-GB", "timezone_id": "Europe/Berlin", "viewport": {"width": 1280, "height": 900}, **options})
+        context = browser.new_context(**{"locale": "en-GB", "timezone_id": ZONE, "viewport": {"width": 1280, "height": 900}, **options})
         context.add_init_script(WATCH)
         context.set_default_timeout(15_000)
         page = context.new_page()
@@ -379,7 +386,7 @@ def test_a_session_that_ends_leads_to_sign_in_and_back_to_the_same_view(demo, ne
 
 # ---- the numbers -----------------------------------------------------------------------------------------------------
 
-CUSTOM = [(date.today() - timedelta(days)).isoformat() for days in (40, 20)]
+CUSTOM = [(today() - timedelta(days)).isoformat() for days in (40, 20)]
 
 
 @pytest.mark.parametrize("period", ["day", "7d", "year", "all", CUSTOM], ids=str)
@@ -758,7 +765,7 @@ def test_hostile_values_are_offered_as_text(attacked, new_page):
 
 @pytest.mark.parametrize("mode", ["previous_period", "year_over_year"])
 def test_the_change_is_the_api_s_and_says_what_it_was(demo, dashboard, mode):
-    period = [(date.today() - timedelta(days)).isoformat() for days in (30, 1)]
+    period = [(today() - timedelta(days)).isoformat() for days in (30, 1)]
     page = dashboard(f"?from={period[0]}&to={period[1]}&compare={mode}")
     found = demo.api.query(*METRICS, date_range=period, include={"comparisons": {"mode": mode}})["results"][0]["comparison"]
     for metric, change, was in zip(METRICS, found["change"], found["metrics"]):
@@ -776,7 +783,7 @@ def test_the_change_is_the_api_s_and_says_what_it_was(demo, dashboard, mode):
 def test_any_range_can_be_compared_with_and_weekdays_matched(demo, dashboard):
     page = dashboard("?period=7d")
     pick(page, "Compare with").select_option("edit")
-    since, until = ((date.today() - timedelta(days)).isoformat() for days in (60, 54))
+    since, until = ((today() - timedelta(days)).isoformat() for days in (60, 54))
     field(page, "From").fill(since)
     field(page, "To").fill(until)
     page.get_by_role("checkbox", name="Same weekdays").check()
@@ -793,8 +800,8 @@ def test_any_range_can_be_compared_with_and_weekdays_matched(demo, dashboard):
 
 
 def test_part_of_a_day_has_an_address_of_its_own(demo, dashboard):
-    day = (date.today() - timedelta(2)).isoformat()
-    moments = [f"{day}T08:00:00+01:00", f"{day}T09:59:59+01:00"]
+    day = (today() - timedelta(2)).isoformat()
+    moments = [f"{day}T08:00:00{OFFSET:+03}:00", f"{day}T09:59:59{OFFSET:+03}:00"]
     page = dashboard("?" + urllib.parse.urlencode({"from": moments[0], "to": moments[1], "interval": "minute"}))
     values = demo.api.query(*METRICS, date_range=moments)["results"][0]["metrics"]
     assert headlines(page) == {metric: SAY[metric](value) for metric, value in zip(METRICS, values)}
@@ -802,17 +809,16 @@ def test_part_of_a_day_has_an_address_of_its_own(demo, dashboard):
     expect(pick(page, "Interval")).to_have_value("minute")
     page.get_by_role("button", name="Later").click()
     settle(page)
-    assert urllib.parse.parse_qs(urllib.parse.urlsplit(page.url).query)["from"] == [f"{day}T10:00:00+01:00"]
+    assert urllib.parse.parse_qs(urllib.parse.urlsplit(page.url).query)["from"] == [f"{day}T10:00:00{OFFSET:+03}:00"]
 
 
 @pytest.mark.parametrize("name, first, last", [("yesterday", 1, 1), ("last_month", None, None)])
 def test_yesterday_and_last_month_are_ranges_of_their_days(dashboard, name, first, last):
     page = dashboard()
-    today = date.today()
     pick(page, "Period").select_option(name)
     settle(page)
-    end = today - timedelta(last) if last else today.replace(day=1) - timedelta(1)
-    assert page.url.endswith(f"&from={today - timedelta(first) if first else end.replace(day=1)}&to={end}")
+    end = today() - timedelta(last) if last else today().replace(day=1) - timedelta(1)
+    assert page.url.endswith(f"&from={today() - timedelta(first) if first else end.replace(day=1)}&to={end}")
 
 
 def test_without_comparison_there_is_neither_change_nor_second_line(dashboard):
@@ -906,8 +912,7 @@ def test_dragging_over_the_chart_looks_closer_and_back_steps_out_again(dashboard
     drag(page, 0.3, 0.6)
     settle(page)
     since, until = map(date.fromisoformat, custom_range(page))
-    today = date.today()
-    assert today - timedelta(28) < since < until < today - timedelta(1) and 6 <= (until - since).days <= 10
+    assert today() - timedelta(28) < since < until < today() - timedelta(1) and 6 <= (until - since).days <= 10
     expect(page.locator("#plot")).to_have_attribute("aria-valuemax", str((until - since).days))
     page.go_back()
     assert headlines(page) == before
@@ -915,7 +920,7 @@ def test_dragging_over_the_chart_looks_closer_and_back_steps_out_again(dashboard
 
 def test_the_keyboard_looks_closer_down_to_the_minute(demo, dashboard):
     page = dashboard("?period=7d&compare=none")
-    plot, yesterday = page.locator("#plot"), date.today() - timedelta(1)
+    plot, yesterday = page.locator("#plot"), today() - timedelta(1)
     plot.press("End")
     plot.press("Shift+ArrowLeft")
     expect(page.locator("#plot .tip")).to_contain_text("Enter looks closer")
@@ -956,7 +961,7 @@ def test_a_note_is_added_at_the_point_changed_and_removed_by_keyboard(fresh, new
     hit(fresh.url)
     enter(page, fresh, "?period=7d")
     settle(page)
-    plot, yesterday = page.locator("#plot"), date.today() - timedelta(1)
+    plot, yesterday = page.locator("#plot"), today() - timedelta(1)
     plot.press("End")
     plot.press("+")
     field(page, "What happened").fill(MARKUP)
@@ -1003,7 +1008,7 @@ def test_a_note_that_the_server_refuses_stays_in_the_dialog_with_the_reason(dash
 def test_who_may_not_write_notes_is_not_asked_to(dashboard, new_page, demo):
     page = new_page(demo.url, storage_state=demo.state)
     page.route("**/api/annotations?*", lambda route: route.fulfill(json={"annotations": [
-        {"id": 1, "at": str(date.today() - timedelta(1)), "text": "Launch", "author": "somebody"}], "may_edit": False}))
+        {"id": 1, "at": str(today() - timedelta(1)), "text": "Launch", "author": "somebody"}], "may_edit": False}))
     page.goto(f"{demo.url}/?period=7d")
     settle(page)
     page.get_by_text("1 note", exact=True).click()
@@ -1026,7 +1031,7 @@ def test_the_chart_is_kept_as_a_picture_that_needs_nothing_else(dashboard, tmp_p
     page = dashboard("?period=7d&f=is,visit:device,Mobile", color_scheme=scheme)
     with page.expect_download() as download:
         page.get_by_role("button", name="SVG").click()
-    since, until = (date.today() - timedelta(days) for days in (7, 1))
+    since, until = (today() - timedelta(days) for days in (7, 1))
     assert download.value.suggested_filename == f"{DOMAIN}-visitors-{since}-{until}.svg"
     text = download.value.path().read_text("utf-8")
     root = ElementTree.fromstring(text)

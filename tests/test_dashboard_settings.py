@@ -102,7 +102,7 @@ def unused(start_server):
 # ---- the first run ---------------------------------------------------------------------------------------------------
 
 def test_from_the_printed_link_to_the_first_visit(unused, new_page, tmp_path):  # noqa: F811
-    page = new_page(unused.url, permissions=["clipboard-read", "clipboard-write"])
+    page = new_page(unused.url, permissions=["clipboard-read", "clipboard-write"], timezone_id="Europe/Berlin")
     page.clock.install()
     page.goto(unused.link)
     fill_setup(page, "https://www.example.com/blog")
