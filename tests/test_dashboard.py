@@ -1,5 +1,6 @@
 """dashboard.html in a real browser, against the real server: what people see, press and are told."""
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -1109,17 +1110,50 @@ def test_a_server_that_says_when_to_come_back_is_asked_again_then_and_not_before
     wait_until(page, lambda: len(heard) == 3)
 
 
-@pytest.mark.parametrize("answer", [{"status": 200, "body": ""}, {"status": 200, "body": "<html>"}, {"status": 500, "body": "oops"}, {"status": 502, "body": "{"}])
-def test_an_answer_that_is_none_is_trouble_and_no_end(dashboard, answer):
-    page = dashboard()
+STRANGE = "What answered is not Mini Numbers."
+NO_ANSWERS = [(200, "", STRANGE), (200, "<html>", STRANGE), (500, "oops", "The server answered with status 500 and no explanation."),
+              (502, "{", "The server answered with status 502 and no explanation."), (502, '{"error": {}, "details": 1}', "The server answered with status 502"),
+              *((200, body, STRANGE) for body in ["{}", "[]", "null", "3", '{"results": []}', '{"answers": []}', '{"answers": [{"results": []}]}'])]
+
+
+def fulfill(status, body, route):
+    route.fulfill(status=status, body=body)
+
+
+def test_an_answer_that_is_none_is_trouble_and_no_end(dashboard):
+    page = dashboard("?period=28d")
     before = headlines(page)
-    page.route(REPORTS, lambda route: route.fulfill(**answer))
-    pick(page, "Period").select_option("7d")
-    expect(page.locator("#trouble p")).to_contain_text(f"The server answered with status {answer['status']} and no explanation.")
-    page.unroute(REPORTS)
-    page.go_back()
-    assert headlines(page) == before
-    expect(page.locator("#trouble")).to_be_hidden()
+    for status, body, words in NO_ANSWERS:
+        page.route(REPORTS, functools.partial(fulfill, status, body))
+        pick(page, "Period").select_option("7d")
+        expect(page.locator("#trouble p")).to_contain_text(words)
+        expect(page.locator("#trouble button")).to_have_text("Try again")
+        page.unroute(REPORTS)
+        page.go_back()
+        assert headlines(page) == before
+        expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_json_of_another_program_is_trouble_wherever_it_comes(demo, new_page):
+    page = new_page(demo.url, storage_state=demo.state)
+    for search in ["", "?view=live", "?view=sites", "?settings=users", "?settings=tokens", "?settings=audit", "?settings=instance"]:
+        page.route(re.compile("/api/(?!session|sites)"), lambda route: route.fulfill(json={"status": "ok"}))
+        page.goto(f"{demo.url}/{search}")
+        expect(page.get_by_text(STRANGE).filter(visible=True).first).to_be_visible()
+        page.unroute_all()
+        page.get_by_role("button", name="Try again").filter(visible=True).click()
+        expect(page.get_by_text(STRANGE).filter(visible=True)).to_have_count(0)
+
+
+@pytest.mark.parametrize("name", ["session", "sites"])
+def test_a_page_that_begins_with_json_of_another_program_says_so_and_tries_again(demo, new_page, name):
+    page = new_page(demo.url, storage_state=demo.state)
+    page.route(f"**/api/{name}", lambda route: route.fulfill(json={}))
+    page.goto(f"{demo.url}/")
+    expect(page.locator("#trouble-words")).to_contain_text(STRANGE)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    settle(page)
 
 
 def test_a_device_that_is_offline_is_told_so_and_goes_on_by_itself(dashboard):
@@ -1292,6 +1326,19 @@ def test_a_question_the_server_refuses_is_told_in_its_words(demo, dashboard):
     page.keyboard.press("Escape")
     expect(page.locator("#trouble")).to_be_hidden()
     settle(page)
+
+
+def test_filters_that_the_server_refuses_can_be_removed_where_that_is_told(demo, dashboard):
+    page = dashboard()
+    page.goto(f"{demo.url}/?period=7d&f=is,visit:device,Mobile&f=matches,event:page,(")
+    expect(page.locator("#trouble p")).to_contain_text("filters")
+    page.locator("#trouble").get_by_role("button", name="Remove the filters").press("Enter")
+    settle(page)
+    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#main")).to_be_focused()
+    assert page.url == f"{demo.url}/?site={DOMAIN}&period=7d"
+    page.go_back()
+    expect(page.locator("#chips li")).to_have_count(2)
 
 
 # ---- every screen, every pair of eyes, every hand --------------------------------------------------------------------
