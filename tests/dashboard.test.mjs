@@ -132,9 +132,47 @@ test('a comparison is asked for as it was chosen, and all time has none', () => 
   assert.equal(include('?compare=none'), undefined);
 });
 test('conversions are among the headline numbers where a goal is filtered by', () => {
-  assert.deepEqual(pure.cardMetrics(pure.readState('?f=is,event:goal,Signup')).slice(-2), ['events', 'conversion_rate']);
+  assert.deepEqual(pure.cardsOf(pure.readState('?f=is,event:goal,Signup')).slice(-2), ['events', 'conversion_rate']);
   assert.equal(pure.chosenMetric(pure.readState('?metric=conversion_rate')), 'visitors');
 });
+
+// ---- revenue
+
+const spaced = text => text.replaceAll('\u00a0', ' ');
+const amount = (text, currency = 'EUR') => new pure.Amount(text, currency);
+
+table('an amount has every digit of its text', (text, currency) => spaced(pure.money(amount(text, currency))), [
+  ['1204.50', 'EUR', '€1,204.50'], ['9800', 'JPY', 'JP¥9,800'], ['0.0415', 'USD', 'US$0.0415'], ['-12.30', 'GBP', '-£12.30'], ['0', 'EUR', '€0'],
+  ['92233720368547758.07', 'EUR', '€92,233,720,368,547,758.07'], ['1.005', 'KWD', 'KWD 1.005'], ['5.00', 'XTS', 'XTS 5.00']]);
+table('a short amount', (text, currency) => pure.shortMoney(amount(text, currency)), [['999.99', 'EUR', '€999.99'], ['12481.50', 'EUR', '€12.5k'], ['-4100', 'GBP', '-£4.1k']]);
+test('no amount is a dash', () => assert.deepEqual([null, undefined].map(pure.money), ['–', '–']));
+test('an amount is drawn and compared as a number, and kept in a file as its text', () => {
+  assert.deepEqual([Math.max(amount('2.50'), amount('10')), String(amount('-2.50')), pure.csvCell(amount('-2.50'))], [10, '-2.50', '-2.50']);
+});
+table('gridlines go below zero where more was paid back than sold', values => pure.gridOf(values.map(text => amount(text)), 'total_revenue'), [
+  [['-40', '80'], [-60, -30, 0, 30, 60, 90]], [['-5'], [-6, -4, -2, 0]], [['3'], [0, 1, 2, 3]]]);
+
+test('an answer has a column for each currency, and nothing about revenue where there is none', () => {
+  const answer = {
+    question: {metrics: ['visitors', 'total_revenue', 'average_revenue']},
+    data: {results: [{dimensions: ['a'], metrics: [7, {EUR: '1.50'}, {EUR: '1.50'}],
+      comparison: {dimensions: ['a'], metrics: [5, {USD: '2.00'}, {USD: '2.00'}], change: [40, {EUR: null, USD: -100}, {EUR: null, USD: null}]}}]}};
+  assert.deepEqual(pure.inColumns(answer), {question: {metrics: ['visitors']}, data: {results: [{dimensions: ['a'], metrics: [7], comparison: {dimensions: ['a'], metrics: [5], change: [40]}}]}});
+  pure.setCurrencies(['EUR', 'USD']);
+  const {question, data: {results: [row]}} = pure.inColumns(answer);
+  assert.deepEqual(question.metrics, ['visitors', 'total_revenue:EUR', 'total_revenue:USD', 'average_revenue:EUR', 'average_revenue:USD']);
+  assert.deepEqual(row.metrics.map(String), ['7', '1.50', '0', '1.50', 'null']);
+  assert.deepEqual(row.comparison.metrics.map(String), ['5', '0', '2.00', 'null', '2.00']);
+  assert.deepEqual(row.comparison.change, [40, null, -100, null, null]);
+  assert.deepEqual(pure.cardsOf(pure.readState('?metric=average_revenue:USD')).slice(6), ['total_revenue:EUR', 'total_revenue:USD', 'average_revenue:USD', 'revenue_per_visitor:USD']);
+  assert.equal(pure.csvHead('total_revenue:USD'), 'Revenue (USD)');
+  pure.setCurrencies(['EUR']);
+  assert.deepEqual([pure.csvHead('total_revenue:EUR'), pure.METRICS['total_revenue:EUR'].label], ['Revenue (EUR)', 'Revenue']);
+  pure.setCurrencies([]);
+  assert.equal(pure.chosenMetric(pure.readState('?metric=total_revenue:EUR')), 'visitors');
+});
+table('a metric in the address', text => pure.readState(`?metric=${text}`).metric, [
+  ['total_revenue:EUR', 'total_revenue:EUR'], ['total_revenue', 'visitors'], ['visits:EUR', 'visitors'], ['total_revenue:eur', 'visitors'], ['constructor', 'visitors'], ['visits', 'visits']]);
 
 // ---- panels, sheets and their files
 

@@ -394,7 +394,8 @@ CUSTOM = [(today() - timedelta(days)).isoformat() for days in (40, 20)]
 def test_the_numbers_on_screen_are_the_api_s(demo, dashboard, period):
     page = dashboard(f"?from={period[0]}&to={period[1]}" if period is CUSTOM else f"?period={period}")
     values = demo.api.query(*METRICS, date_range=period)["results"][0]["metrics"]
-    assert headlines(page) == {metric: SAY[metric](value) for metric, value in zip(METRICS, values)}
+    shown = headlines(page)
+    assert {metric: shown[metric] for metric in METRICS} == {metric: SAY[metric](value) for metric, value in zip(METRICS, values)}
     regions = "codes => codes.map(code => code.length === 2 ? new Intl.DisplayNames('en-GB', {type: 'region'}).of(code) : code)"
     for panel, dimension in PANELS.items():
         found = demo.api.query("visitors", "percentage", date_range=period, dimensions=[dimension], pagination={"limit": 9})["results"]
@@ -421,7 +422,7 @@ def test_a_view_is_one_request_for_reports_and_a_tab_asks_for_its_panel_alone(de
     settle(page)
     row(page, "devices", "Firefox").click()
     settle(page)
-    assert heard == [VIEW, ["browser"], ["none", "time"], [*VIEW[:-1], "browser_version"]]
+    assert heard == [VIEW, ["browser"], ["none", "time"], ["none", "time", "none", *VIEW[2:-1], "browser_version"]]   # with all currencies there are
 
 
 def test_a_page_that_was_hidden_for_long_asks_for_everything_again_at_once(demo, new_page):

@@ -139,7 +139,7 @@ def test_custom_events_their_properties_and_pages_that_are_missing(fresh, new_pa
 def test_a_sheet_shows_every_row_with_every_metric_in_any_order(demo, dashboard):
     page = dashboard("?period=91d")
     page.locator("#pages .more button").click()
-    shown = sheet(page)
+    shown = [line[:len(PAGE_COLUMNS) + 2] for line in sheet(page)]   # after these comes revenue
     answer = demo.api.query(*PAGE_COLUMNS, date_range="91d", dimensions=["event:page"], include={"total_rows": True}, pagination={"limit": 100})
     total = demo.api.query("visitors", date_range="91d")["results"][0]["metrics"][0]
     assert shown == [[*each["dimensions"], say_whole(each["metrics"][0]), say_percent(round(100 * each["metrics"][0] / total, 2)),
