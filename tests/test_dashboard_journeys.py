@@ -2,10 +2,11 @@
 import pytest
 from playwright.sync_api import expect
 
-from test_dashboard import AXE, demo, fresh, new_page, pick, row, settle, unvisited, wait_until  # noqa: F401 (fixtures among them)
+from conftest import Server, run_command
+from test_dashboard import AXE, enter, fresh, new_page, pick, row, say_percent, say_whole, set_up, settle, unvisited  # noqa: F401 (fixtures among them)
 from test_dashboard_conversions import HOSTILE, make_goal, open_dashboard, visit
 from test_dashboard_panels import below, file_of
-from test_dashboard_settings import api
+from test_dashboard_settings import api, invite, join
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
@@ -224,7 +225,84 @@ def test_what_fails_is_said_and_what_was_there_stays_as_old(walked, new_page):  
     expect(words(page)).to_contain_text("of them began there.")
 
 
+# ---- retention -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A server whose visitors are recognised for ninety days."""
+    db = tmp_path_factory.mktemp("kept") / "test.db"
+    set_up(db, "example.com")
+    assert run_command("site", "set", "--db", db, "example.com", "--rotation-hours", 2160).returncode == 0
+    assert run_command("demo", "--db", db, "--site", "example.com", "--pageviews", 3000, "--days", 60).returncode == 0
+    server = Server(db)
+    yield server
+    server.kill()
+
+
+def cohorts(page):
+    """[[cell, …], …] of the table, its head first; what is not known is None."""
+    page.wait_for_function("""() => document.querySelector("#cohort-rows[aria-busy=false] td")""")
+    return page.evaluate("""[...document.querySelectorAll("#cohort-rows tr")].map(line =>
+        [...line.cells].map(cell => cell.getAttribute("aria-label") === "not known" ? null : cell.textContent))""")
+
+
+@pytest.mark.parametrize("unit, period", [("week", "91d"), ("day", "30d")])
+def test_cohorts_are_the_api_s_with_what_is_not_known_left_open(kept, new_page, unit, period):  # noqa: F811
+    page = new_page(kept.url)
+    enter(page, kept, f"?site=example.com&period={period}")
+    look(page, "retention")
+    pick(page, "Cohorts").select_option(unit)
+    shown = cohorts(page)
+    answer = api(page, kept, "POST", "retention", {"site_id": "example.com", "date_range": period, "interval": unit})
+    assert shown[0] == [unit.capitalize(), "Visitors", *[f"{unit.capitalize()} {place}" for place in range(1, answer["intervals"])]]
+    assert [line[1:] for line in shown[1:]] == [
+        [say_whole(each["visitors"]), *[None if count is None else f"{say_percent(100 * count / each['visitors'])} {count}" for count in each["returned"][1:]]]
+        for each in answer["cohorts"]]
+    assert any(None in line for line in shown) and answer["intervals"] > 2
+    expect(page.locator("#retention-words")).to_contain_text(f"– is not known: the {unit} is not over")
+    _, lines = file_of(page, "#retention-csv")
+    assert lines[1:] == [[each["start"], str(each["visitors"]), *["" if count is None else str(count) for count in each["returned"][1:]]] for each in answer["cohorts"]]
+
+
+def test_cohorts_go_by_the_filters(kept, new_page):  # noqa: F811
+    page = new_page(kept.url)
+    enter(page, kept, "?site=example.com&period=91d&f=is,visit:device,Mobile&cohorts=week")
+    look(page, "retention")
+    answer = api(page, kept, "POST", "retention", {"site_id": "example.com", "date_range": "91d", "interval": "week", "filters": [["is", "visit:device", ["Mobile"]]]})
+    assert [line[1] for line in cohorts(page)[1:]] == [say_whole(each["visitors"]) for each in answer["cohorts"]]
+    page.goto(f"{kept.url}/?site=example.com&period=91d&f=is,event:page,/nowhere")
+    look(page, "retention")
+    expect(page.locator("#retention-words")).to_have_text("Nothing matches these filters.")
+    expect(page.locator("#cohort-rows")).to_be_hidden()
+
+
+def test_where_visitors_are_not_recognised_for_long_enough_it_is_said_what_it_takes_and_costs(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/")
+    owner = new_page(fresh.url)
+    open_dashboard(owner, fresh)
+    needs = api(owner, fresh, "POST", "retention", {"site_id": "example.com", "date_range": "day", "interval": "day"})["needs"]
+    viewer = join(new_page, fresh, invite(owner, fresh, "viewer"), "visitor")
+    viewer.goto(f"{fresh.url}/?site=example.com&period=day")
+    for page in (owner, viewer):
+        look(page, "retention")
+        words = page.locator("#retention-words")
+        expect(words).to_contain_text(f"{needs['reason']} It takes the setting “A visitor is recognised for 2 days”. {needs['cost']}")
+        expect(words.get_by_role("link")).to_have_count(1 if page is owner else 0)
+        expect(page.locator("#retention-csv")).to_be_hidden()
+        expect(page.locator("#cohort-rows")).to_be_hidden()
+    owner.locator("#retention-words a").click()
+    choice = pick(owner, "A visitor is recognised for")
+    choice.select_option(label="2 days")
+    owner.get_by_role("button", name="Save").click()
+    owner.locator("#leave-settings").click()
+    look(owner, "retention")
+    assert api(owner, fresh, "GET", "sites")["sites"][0]["rotation_hours"] == 48
+
+
 # ---- reach -----------------------------------------------------------------------------------------------------------
+
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
 
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 320)])
 def test_axe_finds_nothing_and_hostile_names_stay_inside(fresh, new_page, node_packages, scheme, width):  # noqa: F811
@@ -235,4 +313,15 @@ def test_axe_finds_nothing_and_hostile_names_stay_inside(fresh, new_page, node_p
     expect(page.locator("#flow > section").first).to_contain_text(f"Event: {HOSTILE}")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.evaluate((node_packages / "axe-core" / "axe.min.js").read_text("utf-8") + ";0")
-    assert page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]) == []
+    assert page.evaluate(AXE, AXE_TAGS) == []
+
+
+@pytest.mark.parametrize("scheme, width", [("light", 375), ("dark", 1280)])
+def test_axe_finds_nothing_in_cohorts_which_scroll_in_their_own_frame(kept, new_page, node_packages, scheme, width):  # noqa: F811
+    page = new_page(kept.url, viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+    enter(page, kept, "?site=example.com&period=30d&cohorts=day")
+    look(page, "retention")
+    assert len(cohorts(page)) > 20
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate((node_packages / "axe-core" / "axe.min.js").read_text("utf-8") + ";0")
+    assert page.evaluate(AXE, AXE_TAGS) == []
