@@ -7260,13 +7260,14 @@ def is_fresh(etag: str) -> bool:
     return etag in re.split(r"\s*,\s*", header("If-None-Match"))
 
 
-_REMARKS = re.compile(rb"^[ \t]*(?://[^\n]*|/\*(?:(?!\*/).)*\*/[ \t]*|<!--(?:(?!-->).)*-->[ \t]*)\n", re.DOTALL | re.MULTILINE)
+_REMARKS = re.compile(rb"^[ \t]*(?://[^\n]*|/\*(?:(?!\*/).)*\*/[ \t]*|<!--(?:(?!-->).)*-->[ \t]*)\n"
+                      rb"|^[ \t]+|[ \t]{2,}(?://[^\n]*|/\*(?:(?!\*/)[^\n])*\*/)$", re.DOTALL | re.MULTILINE)
 
 
 def dashboard_file() -> StaticFile:
-    """Return dashboard.html with a policy that lets run exactly what is sent of it: all but comments on lines of their own.
+    """Return dashboard.html with a policy that lets run exactly what is sent of it: all but comments and indentation.
 
-    The comments are for who reads the file, and an eighth of its weight.
+    These are for who reads the file, and a sixth of its weight. A comment stands on lines of its own, or two spaces behind code.
     """
     body = _REMARKS.sub(b"", asset("dashboard.html").read_bytes())
 
