@@ -3842,6 +3842,18 @@ class Where:
         return f"select t.id from json_each({self._binder.bind(json.dumps(values))}) j, texts t where {test}"
 
 
+class ReadyWhere(Where):
+    """The compiler of what looks at every hit of a period: texts are looked up beforehand, so that only numbers are compared there."""
+
+    def __init__(self, db: sqlite3.Connection, binder: Binder, site: Site, period: Period):
+        super().__init__(binder, site, period)
+        self._db = db
+
+    def _texts(self, operator: str, dimension: Dimension, values: list[str], fold: bool) -> str:
+        ids = [each for each, in self._db.execute(super()._texts(operator, dimension, values, fold), self.values)]
+        return ", ".join(map(str, ids)) if len(ids) <= 8 else f"select value from json_each({self.bind(json.dumps(ids))})"
+
+
 def _check_pattern(where: str, text: str) -> None:
     """Raise InvalidInput, of the field `where`, unless a text is a regular expression."""
     try:
@@ -5847,11 +5859,16 @@ def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[s
 
 
 # ---- funnels ---------------------------------------------------------------------------------------------------------
-# How far visitors get on a way of several steps. Only hits that pass a step are read, or all where steps must follow directly; they
-# are joined to attempts here, since SQL would have to sort them all to do that.
+# How far visitors get on a way of several steps. One pass over the hits of a period gathers, visit by visit, those that matter. Visits
+# that are over are given to their visitors, and visitors who cannot come again are counted, so that little is held at once.
 
 DESTINATIONS = 10  # of those who left a funnel at a step
-Steps = Sequence[tuple[int, int]]  # hits: (id, bit by bit which steps of a funnel it passes)
+
+
+# Hits as funnels see them: (id, id of the visit, bit by bit which steps it passes, node). The node is twice the page of a pageview, or
+# twice the name of a custom event and one. They are plain tuples, as they come, since there are millions.
+Hits = Sequence[tuple[int, int, int, int]]
+Attempt = tuple[list[int], int | None]  # (the ids of its hits, the node of the next hit of the same visit)
 
 
 @dataclass(frozen=True)
@@ -5863,51 +5880,54 @@ class Funnel:
     order: str
     window: int | None
 
-    def best(self, hits: Steps) -> Sequence[int]:
-        """Return the ids of the longest attempt among the hits of a visit, or of a visitor where there is a window; the earliest of equal ones.
+    def best(self, hits: Hits) -> Attempt:
+        """Return the longest attempt among the hits of a visit, or of a visitor where there is a window; the earliest of equal ones.
 
         Without a window, and with other hits between, that is who takes each step as soon as they can.
         """
-        if self.order == "strict":
-            return self._directly(hits)
-        return self._within(hits, self.window) if self.window else self._soonest(hits)
+        if len(hits) == 1:  # most visits
+            return ([hits[0][0]] if hits[0][2] & 1 else []), None
+        chain = self._directly(hits) if self.order == "strict" else self._within(hits, self.window) if self.window else self._soonest(hits)
+        after = chain[-1] + 1 if chain else len(hits)
+        return [hits[place][0] for place in chain], hits[after][3] if after < len(hits) and hits[after][1] == hits[after - 1][1] else None
 
     @staticmethod
-    def _soonest(hits: Steps) -> list[int]:
+    def _soonest(hits: Hits, start: int = 0) -> list[int]:
+        """Return the places of the hits that take each step as soon as they can, from some place on."""
         chain: list[int] = []
-        for hit_id, passed in hits:
-            if passed >> len(chain) & 1:
-                chain.append(hit_id)
+        for place in range(start, len(hits)):
+            if hits[place][2] >> len(chain) & 1:
+                chain.append(place)
         return chain
 
-    def _within(self, hits: Steps, window: int) -> list[int]:
-        """Return the best attempt that takes no longer than a window.
+    def _within(self, hits: Hits, window: int) -> list[int]:
+        """Return the places of the best attempt that takes no longer than a window.
 
         For each length the attempt that began last is remembered, as it has most time left. The first that gets as far as any tells
         when the best one ends, and that one begins at the first hit of step 1 from which the window reaches as far.
         """
         began, length, end = [-math.inf] * (len(self.steps) + 1), 0, 0  # seconds, by length
-        for hit_id, passed in hits:
+        for hit_id, _, passed, _ in hits:
             began[0] = second = hit_id >> 16
             for place in range(passed.bit_length(), 0, -1):
                 if passed >> place - 1 & 1 and second - began[place - 1] <= window:
                     began[place] = began[place - 1]
                     if place > length:
                         length, end = place, second
-        return self._soonest([hit for hit in hits if hit[0] >> 16 >= end - window])[:length]
+        return self._soonest(hits, bisect.bisect_left(hits, (end - window << 16,)))[:length]
 
-    def _directly(self, hits: Steps) -> list[int]:
-        """Return the best attempt in which each hit is the one directly after the hit before; here `hits` are all that there are."""
+    def _directly(self, hits: Hits) -> range:
+        """Return the places of the best attempt in which each hit is the one directly after the hit before; here `hits` are all that there are."""
         length, last, alive = 0, -1, 0  # bit by bit the lengths of attempts that end here
-        for place, (_, passed) in enumerate(hits):
+        for place, (_, _, passed, _) in enumerate(hits):
             alive = (alive << 1 | 1) & passed
             while alive and self._is_late(hits, place, alive.bit_length()):
                 alive ^= 1 << alive.bit_length() - 1
             if alive.bit_length() > length:
                 length, last = alive.bit_length(), place
-        return [hit_id for hit_id, _ in hits[last + 1 - length:last + 1]]
+        return range(last + 1 - length, last + 1)
 
-    def _is_late(self, hits: Steps, place: int, length: int) -> bool:
+    def _is_late(self, hits: Hits, place: int, length: int) -> bool:
         return self.window is not None and (hits[place][0] >> 16) - (hits[place + 1 - length][0] >> 16) > self.window
 
 
@@ -5979,101 +5999,118 @@ class FunnelReport:
 
     def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, period: Period, filters: Sequence, check_time: Callable[[], None]):
         self._db, self._site, self._funnel, self._period, self._filters, self._check_time = db, site, funnel, period, filters, check_time
+        count = len(funnel.steps)
+        self._reached, self._waits, self._went = [0] * (count + 1), [[] for _ in range(count)], [Counter() for _ in range(count)]
+        self._by_visit: dict[int, list] = {}
+        self._visitors: list[dict[int, Any]] = [{}]  # by the day they were last seen
+        self._settled = period.start << 16
+        self._read()
 
     def rows(self) -> list[dict]:
         """Return what the API tells of each step."""
-        count = len(self._funnel.steps)
-        reached, waits, left = [0] * (count + 1), [[] for _ in range(count)], {}
-        for chain in self._best_of_visitors():
-            for place, (hit_id, following) in enumerate(itertools.zip_longest(chain, chain[1:])):
-                reached[place] += 1
-                if following:
-                    waits[place].append((following >> 16) - (hit_id >> 16))
-            if len(chain) < count:
-                left[chain[-1]] = len(chain) - 1
-        went = self._destinations(left)
-        return [self._row(place, reached, waits[place], went[place]) for place in range(count)]
+        return [self._row(place) for place in range(len(self._funnel.steps))]
 
-    def _row(self, place: int, reached: Sequence[int], waits: list[int], went: list[dict]) -> dict:
-        is_last = place == len(self._funnel.steps) - 1
+    def _row(self, place: int) -> dict:
+        reached, is_last = self._reached, place == len(self._funnel.steps) - 1
         return {"name": self._funnel.names[place], "visitors": reached[place], "rate": _share(reached[place], reached[0]),
                 "step_rate": _share(reached[place], reached[place - 1]) if place else None,
-                "drop_off": None if is_last else reached[place] - reached[place + 1], "seconds": _quartiles(waits), "destinations": went}
+                "drop_off": None if is_last else reached[place] - reached[place + 1], "seconds": _quartiles(self._waits[place]),
+                "destinations": self._destination_rows(self._went[place])}
 
-    def _best_of_visitors(self) -> Iterable[Sequence[int]]:
-        """Return the best attempt of each visitor who made any."""
-        by_visit = self._read_steps()
-        if self._funnel.window:
-            by_visitor: dict[int, list] = defaultdict(list)
-            for visitor, hits in self._with_visitors(by_visit):
-                by_visitor[visitor] += hits
-            return filter(None, (self._funnel.best(sorted(hits)) for hits in by_visitor.values()))
-        best: dict[int, Sequence[int]] = {}
-        for visitor, hits in self._with_visitors(by_visit):
-            chain = self._funnel.best(hits)
-            if len(chain) > len(best.get(visitor, ())):
-                best[visitor] = chain
-        return best.values()
+    def _read(self) -> None:
+        """Gather the hits that matter, and from day to day what follows from them."""
+        strict, opens = self._funnel.order == "strict", -1 if self._funnel.window else 1  # -1: a visit may go on from an earlier one
+        by_visit, due = self._by_visit, self._settled + (86_400 << 16)
+        for rows in self._chunks():
+            for row in rows:
+                hits = by_visit.get(row[1])
+                if hits is None:
+                    if row[2] & opens:
+                        by_visit[row[1]] = [row]
+                elif strict or row[2] or hits[-1][2]:  # the hit after one that passes may be where somebody went instead
+                    hits.append(row)
+            if rows[-1][0] >= due:
+                self._settle(rows[-1][0])
+                due = rows[-1][0] + (86_400 << 16)
+        self._settle(2 ** 62)
+        for kept in self._visitors:
+            self._count(kept)
 
-    def _read_steps(self) -> Mapping[int, list[tuple[int, int]]]:
-        """Return by visit the hits that the funnel looks at: those that pass a step, or all where the step before must stand directly before."""
-        by_visit: dict[int, list] = defaultdict(list)
-        for hit_id, passed, visit_id in self._chunked(*self._steps_sql()):
-            by_visit[visit_id].append((hit_id, passed))
-        return by_visit
-
-    def _steps_sql(self) -> tuple[str, dict[str, Any]]:
-        binder = Binder()
-        where = Where(binder, self._site, self._period)
-        steps = [f"({where.compile(filters)})" for filters in self._funnel.steps]
-        passed = " | ".join(f"(({step} is true) << {place})" for place, step in enumerate(steps))
-        looked_at = f"({' or '.join(steps)})" if self._funnel.order == "any" else "true"
-        return f"select h.id, {passed}, h.visit_id {self._from(where)} and {looked_at} order by h.id", binder.values
-
-    def _from(self, where: Where) -> str:
-        """Return the part of a statement that says which hits a report looks at: those of the period that pass the filters."""
-        condition, values = where.compile(self._filters), (self._site.id, self._period.start << 16, self._period.end << 16)
-        site, low, high = map(where.bind, values)
-        return f"from {_JOINED} where h.site_id = {site} and h.id >= {low} and h.id < {high} and {condition}"
-
-    def _chunked(self, sql: str, values: Mapping[str, Any]) -> Iterator[tuple]:
-        """Yield rows, and look at the clock from time to time."""
-        cursor = self._db.execute(sql, values)
-        for rows in iter(lambda: cursor.fetchmany(1_000), []):
+    def _chunks(self) -> Iterator[list[tuple]]:
+        cursor = self._db.execute(*self._sql())
+        for rows in iter(lambda: cursor.fetchmany(2_000), []):
             self._check_time()
-            yield from rows
+            yield rows
 
-    def _with_visitors(self, by_visit: Mapping[int, list]) -> Iterator[tuple[int, list]]:
-        """Yield (visitor, their hits) of each visit, in the order in which visits began."""
-        if by_visit:
-            rows = self._chunked("select id, visitor from visits where site_id = :site and id >= :low and id < :high order by id",
-                                 {"site": self._site.id, "low": min(by_visit), "high": self._period.end << 16})
-            yield from ((visitor, by_visit[visit_id]) for visit_id, visitor in rows if visit_id in by_visit)
-
-    def _destinations(self, left: Mapping[int, int]) -> list[list[dict]]:
-        """Return for each step where those went next who left there; `left` tells the step by the last hit of their attempt."""
-        went: list[Counter] = [Counter() for _ in self._funnel.steps]
-        waiting: dict[int, int] = {}  # for the next hit of a visit
-        for hit_id, visit_id, name, page in self._chunked(*self._following_sql(left)) if left else ():
-            if visit_id in waiting:
-                went[waiting.pop(visit_id)][("event:page", page) if name == PAGEVIEW else ("event:name", name)] += 1
-            if hit_id in left:
-                waiting[visit_id] = left[hit_id]
-        for place in waiting.values():
-            went[place][None, None] += 1
-        return [self._destination_rows(each) for each in went]
-
-    def _following_sql(self, left: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
+    def _sql(self) -> tuple[str, dict[str, Any]]:
+        """Return the statement of the hits to look at, as Hits; a visit's first hit may open an attempt, and never ends one."""
         binder = Binder()
-        where = Where(binder, self._site, self._period)
-        return f"select h.id, h.visit_id, h.name, h.page {self._from(where)} and h.id >= {where.bind(min(left))} order by h.id", binder.values
+        where = ReadyWhere(self._db, binder, self._site, self._period)
+        steps, condition = [f"({where.compile(filters)})" for filters in self._funnel.steps], where.compile(self._filters)
+        passed = " | ".join(f"(({step} is true) << {place})" for place, step in enumerate(steps))
+        opening = " or ".join(steps if self._funnel.window else steps[:1])
+        source = _JOINED if re.search(r"\b[vco]\.", condition + passed) else "hits h"
+        site, low, high = map(binder.bind, (self._site.id, self._period.start << 16, self._period.end << 16))
+        return f"""
+            select h.id, h.visit_id, {passed}, iif(h.name = {PAGEVIEW}, 2 * h.page, 2 * h.name + 1) from {source}
+            where h.site_id = {site} and h.id >= {low} and h.id < {high} and {condition} and (h.since > 0 or {opening}) order by h.id""", binder.values
+
+    def _settle(self, until: int) -> None:
+        """Give the visits that were over before a hit's id to their visitors, and count the visitors who cannot come again."""
+        older = json.dumps([visit_id for visit_id in self._by_visit if visit_id < self._settled])
+        visits = self._db.execute("""
+            select id, visitor, (id >> 16) + duration from visits where site_id = :site and id >= :low and id < :high union all
+            select id, visitor, (id >> 16) + duration from visits where site_id = :site and id in (select value from json_each(:older))""",
+                                  {"site": self._site.id, "low": self._settled, "high": min(until, self._period.end << 16), "older": older})
+        for visit_id, visitor, over in visits:
+            if visit_id in self._by_visit:
+                self._give(visitor, self._by_visit.pop(visit_id) if over < until >> 16 else None)
+        self._settled = until
+        if not self._has_long_epochs:
+            self._visitors.append({})
+            if len(self._visitors) > 3:
+                self._count(self._visitors.pop(0))
+
+    @functools.cached_property
+    def _has_long_epochs(self) -> bool:
+        """Whether visitors may come again days later; else an epoch, of 25 hours at most, touches no more than three of ours."""
+        return self._db.execute("select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?",
+                                (self._site.id, self._period.end, self._period.start)).fetchone() is not None
+
+    def _give(self, visitor: int, hits: list | None) -> None:
+        """Note what a visitor did in a visit; None where it goes on, and is told when it is over."""
+        kept = None
+        for each in self._visitors:
+            if visitor in each:
+                kept = each.pop(visitor)
+        self._visitors[-1][visitor] = kept if hits is None else self._joined(kept, hits)
+
+    def _joined(self, before: Any, hits: list) -> Any:
+        """Return what is kept of a visitor: all hits where there is a window, else the best attempt so far."""
+        if self._funnel.window:
+            return (before or []) + hits
+        attempt = self._funnel.best(hits)
+        if before is None or (-len(attempt[0]), attempt[0]) < (-len(before[0]), before[0]):
+            return attempt
+        return before
+
+    def _count(self, visitors: Mapping[int, Any]) -> None:
+        for kept in filter(None, visitors.values()):
+            chain, after = self._funnel.best(sorted(kept)) if self._funnel.window else kept
+            for place, hit_id in enumerate(chain):
+                self._reached[place] += 1
+                if place:
+                    self._waits[place - 1].append((hit_id >> 16) - (chain[place - 1] >> 16))
+            if 0 < len(chain) < len(self._funnel.steps):
+                self._went[len(chain) - 1][after] += 1
 
     def _destination_rows(self, went: Counter) -> list[dict]:
         """Return the commonest destinations; that a visit ended is always among them."""
         texts = dict(self._db.execute("select id, text from texts where id in (select value from json_each(?))",
-                                      (json.dumps([value for _, value in went if value is not None]),)))
-        rows = [{"dimension": dimension, "value": None if dimension is None else texts[value] or DIMENSIONS[dimension].empty, "visitors": visitors}
-                for (dimension, value), visitors in went.items()]
+                                      (json.dumps([node >> 1 for node in went if node is not None]),)))
+        rows = [{"dimension": None, "value": None, "visitors": visitors} if node is None else
+                {"dimension": "event:name" if node & 1 else "event:page", "value": texts[node >> 1] or DIMENSIONS["event:page"].empty, "visitors": visitors}
+                for node, visitors in went.items()]
         rows.sort(key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))
         ended = sum(row["dimension"] is None for row in rows[DESTINATIONS - 1:])
         kept = [row for place, row in enumerate(rows) if place < DESTINATIONS - ended or row["dimension"] is None]
