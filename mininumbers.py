@@ -68,7 +68,7 @@ import zlib
 import zoneinfo
 from array import array
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -4373,6 +4373,7 @@ class Target:
     def __init__(self, dimension: str | None, buckets: tuple[tuple[int, int], ...]):
         self.dimension, self.buckets = dimension, buckets
         self.wanted: set[str] = set()
+        self.rolled: Collection[int] = ()  # the days that there are rollups of
         self.sums: list[defaultdict[str, Counter[int]]] = [defaultdict(Counter) for _ in buckets]  # sum → value → how much; the whole is value 0
 
     @property
@@ -4525,7 +4526,9 @@ class Days:
                      for bucket in buckets)
         self._note(days[0][0], days[-1][1])
         wanted = {*sums} if "visitors" in sums else {"visits", *sums}
-        if filters and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
+        rolled = self._rolled(filters, dimension, days)
+        is_noted = wanted <= GOAL_SUMS and all(day in rolled for day in self._within(days[0][0], days[-1][1]))
+        if filters and not is_noted and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
             return None
         added = [(days[0][0], days[-1][1])] if dimension == HOUR else days  # of which each bucket is a day that others are added to
         if not all(self._may_be_added(*each) for each in added) or self._unsealed(days[0][0], days[-1][1]) is None:
@@ -4534,8 +4537,24 @@ class Days:
             return None
         key = json.dumps(filters), dimension, days
         target = self._targets.setdefault(key, Target(dimension, days))
+        target.rolled = rolled
         target.wanted |= wanted
         return target
+
+    def _rolled(self, filters: Sequence, dimension: str | None, buckets: Sequence[tuple[int, int]]) -> Collection[int]:
+        """Return the days that there are rollups of: of all that was seen, or of what reaches a goal if it is one that filters stand for."""
+        if not filters:
+            return () if self._is_wide(dimension, buckets) else self._sealed
+        if dimension:
+            return ()
+        return {day for day, in self._db.execute("""
+            select d.day from days d cross join rollups r where d.site_id = :site and d.day between :first and :last and d.state = 1
+                and r.site_id = d.site_id and r.days = 1 and r.day = d.day and r.dimension = :dimension and r.seam = 0 and r.value = :goal""", {
+            "site": self._site.id, "first": buckets[0][0], "last": buckets[-1][1], "dimension": GOAL_PLACE, "goal": goal_key(filters)})}
+
+    def _within(self, first: int, last: int) -> range:
+        """Return those of a stretch of days of which there may be hits."""
+        return range(max(first, self._known.start), min(last + 1, self._known.stop))
 
     def _note(self, first: int, last: int) -> None:
         if self.span and self._known and all(day in self._sealed for day in range(max(first, self._known.start), last + 1)):
@@ -4551,7 +4570,7 @@ class Days:
 
     def _unsealed(self, first: int, last: int) -> list[int] | None:
         """Return the days with hits that are not sealed; None where they are too many."""
-        missing = [day for day in range(max(first, self._known.start), min(last + 1, self._known.stop)) if day not in self._sealed]
+        missing = [day for day in self._within(first, last) if day not in self._sealed]
         return missing if len(missing) <= LIVE_DAYS and not any(map(self._is_large, missing)) else None
 
     def _is_large(self, day: int) -> bool:
@@ -4565,7 +4584,7 @@ class Days:
             return True
         unsealed = self._unsealed(first, last)
         return unsealed is not None and all(self._day(day).may_be_added for day in unsealed) and all(
-            self._sealed[day][0] == 1 for day in range(max(first, self._known.start), min(last + 1, self._known.stop)) if day in self._sealed)
+            self._sealed[day][0] == 1 for day in self._within(first, last) if day in self._sealed)
 
     def _is_wide(self, dimension: str | None, buckets: Sequence[tuple[int, int]]) -> bool:
         bit = 1 << _place(dimension)
@@ -4585,22 +4604,22 @@ class Days:
             by_filters[filters].append(target)
         scans = []
         for filters, targets in by_filters.items():
-            rolled = [target for target in targets if filters == "[]" and not self._is_wide(target.dimension, target.buckets)]
-            for target in rolled:
-                self._add_rollups(target)
-            if wanted := self._wanted(targets, rolled):
+            for target in targets:
+                if target.rolled:
+                    self._add_rollups(target, None if filters == "[]" else goal_key(json.loads(filters)))
+            if wanted := self._wanted(targets):
                 scans.append((Scan(self._db, Choice(self._db, self._site, json.loads(filters))), wanted))
         self._scan(scans)
         for scan, wanted in scans:
             scan.finish({id(target): target for each in wanted.values() for target, _ in each}.values())
 
-    def _wanted(self, targets: list[Target], rolled: list[Target]) -> dict[int, list[tuple[Target, int]]]:
-        """Return which buckets of targets each day belongs to, sealed days only for targets that rollups have not served."""
+    def _wanted(self, targets: list[Target]) -> dict[int, list[tuple[Target, int]]]:
+        """Return which buckets of targets each day belongs to, but for those that rollups have served."""
         wanted: dict[int, list[tuple[Target, int]]] = defaultdict(list)
         for target in targets:
             for bucket, (first, last) in enumerate(target.buckets):
-                for day in range(max(first, self._known.start), min(last + 1, self._known.stop)):
-                    if day not in self._sealed or target not in rolled:
+                for day in self._within(first, last):
+                    if day not in target.rolled:
                         wanted[day].append((target, bucket))
         return wanted
 
@@ -4623,31 +4642,31 @@ class Days:
                                       (self._site.id, day, 2 if with_seam else 1)))
         return [Block.unpack(parts[part]) for part in (0, 1) if part in parts], unpack_seam(parts[2]) if 2 in parts else []
 
-    def _add_rollups(self, target: Target) -> None:
+    def _add_rollups(self, target: Target, goal: int | None) -> None:
         """Add what is noted of sealed days, by whole months where there are such."""
         spans = [(bucket, days, day, int(day > first)) for bucket, (first, last) in enumerate(target.buckets)
-                 for days, day in self._spans(first, last)]
+                 for days, day in self._spans(first, last, target.rolled, self._months if goal is None else set())]
+        place, value = (_place(target.dimension), "r.value") if goal is None else (GOAL_PLACE, ":goal")
         names = sorted(target.wanted)
         rows = self._db.execute(f"""
-            select json_extract(j.value, '$[0]') as bucket, r.value, {', '.join(f'sum(r.{name})' for name in names)}
+            select json_extract(j.value, '$[0]') as bucket, {'r.value' if goal is None else '0'}, {', '.join(f'sum(r.{name})' for name in names)}
             from json_each(:spans) j cross join rollups r
             where r.site_id = :site and r.days = json_extract(j.value, '$[1]') and r.day = json_extract(j.value, '$[2]')
-                and r.dimension = :dimension and r.seam <= json_extract(j.value, '$[3]')
-            group by 1, 2""", {"spans": json.dumps(spans), "site": self._site.id, "dimension": _place(target.dimension)})
+                and r.dimension = :dimension and r.seam in (0, json_extract(j.value, '$[3]')) and r.value = {value}
+            group by 1, 2""", {"spans": json.dumps(spans), "site": self._site.id, "dimension": place, "goal": goal})
         for bucket, value, *amounts in rows:
             for name, amount in zip(names, amounts):
                 target.sums[bucket][name][value] += amount
 
-    def _spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+    def _spans(self, first: int, last: int, rolled: Collection[int], months: set[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Yield (length, first day) of what rollups there are of a stretch of days: months, and days where a month would be too long."""
-        day, stop = max(first, self._known.start), min(last + 1, self._known.stop)
+        day, stop = self._within(first, last).start, self._within(first, last).stop
         while day < stop:
             length = month_length(day)
-            is_month = day + length <= stop and all(each in self._sealed for each in range(day, day + length)) and \
-                (length, day) in self._months
+            is_month = day + length <= stop and all(each in rolled for each in range(day, day + length)) and (length, day) in months
             if is_month:
                 yield length, day
-            elif day in self._sealed:
+            elif day in rolled:
                 yield 1, day
             day += length if is_month else 1
 
@@ -4663,6 +4682,13 @@ def _place(dimension: str | None) -> int:
 
 
 _HOUR_PLACE = 62  # out of the way of more dimensions, and still a bit of `days.wide`
+GOAL_PLACE = 61  # the totals of what reaches a goal, as `value` the key of what it stands for
+GOAL_SUMS = {"visitors", "visits", "pageviews", "events", "entries", "bounces", "duration"}
+
+
+def goal_key(filters: Sequence) -> int:
+    """Return a number that stands for filters: when a goal changes, so does its key, and what was noted of it is not found any more."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(filters).encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def month_length(day: int) -> int:
@@ -5133,6 +5159,10 @@ class Report:
             days.span = None
         for report in filter(None, (*self._wholes.values(), self._by_page)):
             report.plan(days)
+
+    def total(self) -> Mapping[str, int]:
+        """Return the sums of a report without dimensions."""
+        return next((sums for _, sums in self._read()), dict.fromkeys(self.sums, 0))
 
     def _buckets(self) -> list[Bucket]:
         if self.interval is None:
@@ -5843,6 +5873,57 @@ CHECKS: dict[str, tuple[Callable[[Form, Mapping[str, Any]], dict], tuple[str, ..
     "segments": (check_segment, ("filters",)),
     "funnels": (check_funnel, ("steps", "order", "window")),
 }
+
+
+def note_goals(store: Store, site: Site, deadline: float = math.inf) -> None:
+    """Note what reached each goal on sealed days, so that reports of goals add that up. What is not begun by `deadline` is left for the next time.
+
+    Goals that ask for what else was done in the period of a report cannot be told day by day.
+    """
+    with store.snapshot() as db:
+        known = read_definitions(db, site.id, None)
+        expanded = [known.expand([["is", GOAL, [name]]]) for name in known.goals]
+        goals = {goal_key(filters): filters for filters in expanded if not any(map(_has_behaviour, filters))}
+        missing = db.execute("""
+            select d.day, d.seal, json_group_array(j.value) from days d cross join json_each(:goals) j
+            where d.site_id = :site and d.state = 1 and not exists (select 1 from rollups r where r.site_id = d.site_id and r.days = 1
+                and r.day = d.day and r.dimension = :dimension and r.seam = 0 and r.value = j.value)
+            group by d.day""", {"site": site.id, "goals": json.dumps(list(goals)), "dimension": GOAL_PLACE}).fetchall()
+    for day, seal, keys in missing:
+        if time.monotonic() > deadline:
+            return
+        with store.snapshot() as db:
+            rows = _goal_rows(db, site, day, {key: goals[key] for key in json.loads(keys)})
+        store.transact(lambda db: _write_goal_rows(db, site.id, day, seal, list(goals), rows))
+
+
+def _goal_rows(db: sqlite3.Connection, site: Site, day: int, goals: Mapping[int, tuple]) -> list[tuple]:
+    """Return the rows of `rollups` of a day, from `seam` on: its totals, and at the seam what two days together are more than each for itself."""
+    days, reports = Days(db, site), defaultdict(list)
+    for key, filters in goals.items():
+        query = Query(GOAL_METRICS, (), None, filters, (), {}, 1, 0)
+        for first, last in ((day, day), (day - 1, day - 1), (day - 1, day)):
+            reports[key].append(Report(db, site, query, Period.of_days(date.fromordinal(first), date.fromordinal(last), site.zone), 0))
+            reports[key][-1].plan(days)
+    days.read()
+    rows = []
+    for key in goals:
+        its, before, both = (report.total() for report in reports[key])
+        rows += [(seam, key, *(sums.get(name, 0) for name in SUMS)) for seam, sums in (
+            (0, its), (1, {name: both[name] - its[name] - before[name] for name in GOAL_SUMS}))]
+    return rows
+
+
+GOAL_METRICS = ("visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration")  # which are made of GOAL_SUMS
+
+
+def _write_goal_rows(db: sqlite3.Connection, site_id: int, day: int, seal: int, keys: list[int], rows: list[tuple]) -> None:
+    """Write what was noted of a day, unless the day was opened since; what is noted of goals that are no more goes."""
+    if db.execute("select 1 from days where site_id = ? and day = ? and seal = ? and state = 1", (site_id, day, seal)).fetchone():
+        db.execute("""
+            delete from rollups where site_id = ? and days = 1 and day = ? and dimension = ? and value not in (select value from json_each(?))""",
+                   (site_id, day, GOAL_PLACE, json.dumps(keys)))
+        _insert(db, "rollups", _ROLLUP_COLUMNS, [(site_id, 1, day, GOAL_PLACE, *row) for row in rows], "on conflict do nothing")
 
 
 def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[str, Any]]:
@@ -7074,11 +7155,14 @@ def purge(app: App) -> int:
 
 
 def seal(app: App, seconds: float = math.inf) -> int:
-    """Seal the days that are over, of every site, for so many seconds; return how many days that were."""
+    """Seal the days that are over, of every site, and note what reached its goals, for so many seconds; return how many days were sealed."""
     deadline = time.monotonic() + seconds
     with app.store.snapshot() as db:
         sites = list_sites(db, app.settings)
-    return sum(seal_days(app.store, site, app.clock(), deadline) for site in sites)
+    sealed = sum(seal_days(app.store, site, app.clock(), deadline) for site in sites)
+    for site in sites:
+        note_goals(app.store, site, deadline)
+    return sealed
 
 
 def rebuild_rollups(app: App) -> int:

@@ -197,7 +197,7 @@ create table rollups (
   site_id    integer not null,
   days       integer not null,                        -- 1, or the length of a month
   day        integer not null,                        -- the first of them
-  dimension  integer not null,                        -- its place in DIMENSIONS, from 1; 0 is the whole
+  dimension  integer not null,                        -- its place in DIMENSIONS, from 1; 0 is the whole; 61: goals, see goal_key()
   seam       integer not null,                        -- 1: what to add if the day before is counted too
   value      integer not null,
   visitors   integer not null,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import mininumbers
 from conftest import CHROME, MovableClock, Site, run_command
-from mininumbers import DIMENSIONS, METRICS, Block, Settings, create_app, fill_demo, get_site, local_date, run_query, seal
+from mininumbers import (DIMENSIONS, GOAL_PLACE, METRICS, Block, Settings, Wanted, create_app, fill_demo, find_named, get_site, local_date, read_definitions,
+                         run_queries, run_query, save_named, seal)
 
 DAY = 86_400
 AGENTS = [CHROME, CHROME.replace("X11; Linux x86_64", "Windows NT 10.0; Win64; x64"),
@@ -259,6 +260,148 @@ def test_months_are_added_up_too(tmp_path):
                 assert_same(app, {"metrics": ["visitors", "visits", "pageviews", "bounce_rate", "visit_duration"], "dimensions": dimension, "date_range": period})
 
 
+# ---- goals -----------------------------------------------------------------------------------------------------------
+
+GOALS = {
+    "Page": {"kind": "page", "value": "/a"}, "Start": {"kind": "page", "match": "starts_with", "value": "/a"}, "All": {"kind": "page", "match": "wildcard", "value": "/**"},
+    "Event": {"kind": "event", "value": "signup"}, "None": {"kind": "event", "value": "never"},
+    "Of Chrome": {"kind": "event", "value": "download", "filters": [["is", "visit:browser", ["Chrome"]]]},
+    "Read": {"kind": "scroll", "match": "starts_with", "value": "/", "at_least": 50}, "Stayed": {"kind": "time", "match": "contains", "value": "a", "at_least": 20},
+    "Back": {"kind": "page", "value": "/b", "filters": [["has_done", ["is", "event:name", ["signup"]]]]},
+}
+
+
+def name_goals(app, goals=GOALS):
+    site = get_site(app.store.reader(), app.settings, "example.com")
+    return {name: save_named(app.store, "goals", site, None, {"name": name, **goal}) for name, goal in goals.items()}
+
+
+def noted(app):
+    """How many goals are noted of each day."""
+    return dict(app.store.reader().execute("select day, count(*) from rollups where dimension = ? and seam = 0 group by day", (GOAL_PLACE,)))
+
+
+def ask_of_goals(app, body):
+    with app.store.snapshot() as db:
+        site = get_site(db, app.settings, "example.com")
+        (answer,), _ = run_queries(db, site, [{"site_id": "example.com", "date_range": ["2025-10-29", "2025-11-06"], **body}], app.clock(),
+                                   definitions=read_definitions(db, site.id, None))
+        return answer["results"]
+
+
+def assert_goals_same(app, body):
+    with counting_hits():
+        counted = ask_of_goals(app, body)
+    assert ask_of_goals(app, body) == counted
+    return counted
+
+
+@pytest.fixture(scope="module")
+def goals(told):
+    name_goals(told)
+    seal(told)
+    return told
+
+
+GOAL_QUESTIONS = [
+    {"metrics": ["visitors", "visits", "events", "conversion_rate"], "dimensions": ["event:goal"]},
+    {"metrics": ["events", "visitors", "bounce_rate", "visit_duration", "exit_rate"], "dimensions": ["event:goal"]},
+    *({"metrics": ["visitors", "events"], "dimensions": ["event:goal", time]} for time in ("time:day", "time:week", "time:month", "time:hour_of_week")),
+    {"metrics": ["visitors", "events", "conversion_rate"], "dimensions": ["event:goal"], "filters": [["is", "visit:os", ["iOS"]]]},
+    {"metrics": ["visitors", "group_conversion_rate"], "dimensions": ["visit:source", "event:goal"]},
+    *({"metrics": ["visitors", "pageviews", "bounce_rate", "visit_duration", "conversion_rate"], "filters": [["is", "event:goal", [name]]]} for name in GOALS),
+    *({"metrics": ["visitors", "pageviews", "bounce_rate"], "dimensions": ["time:day"], "filters": [["is", "event:goal", [name]]]} for name in ("Page", "Event", "Read")),
+    {"metrics": ["visitors"], "filters": [["is", "event:goal", ["Page", "Event"]]]},
+    {"metrics": ["visitors"], "filters": [["is_not", "event:goal", ["Start"]]]},
+]
+
+
+@pytest.mark.parametrize("body", GOAL_QUESTIONS)
+def test_goals_that_are_noted_say_what_counting_hits_says(goals, body):
+    assert set(noted(goals).values()) == {len(GOALS) - 1}  # "Back" looks at all of a period
+    for period in (["2025-10-29", "2025-11-06"], ["2025-11-01", "2025-11-02"], ["2025-11-03", "2025-11-03"], ["2025-10-20", "2025-11-20"]):
+        for include in ({}, {"comparisons": {"mode": "previous_period"}}):
+            assert_goals_same(goals, {**body, "date_range": period, "include": include})
+
+
+def test_goals_are_reached_over_midnight_in_the_story(goals):
+    """Else nothing would be told by the tests above about seams."""
+    seams = goals.store.reader().execute("select count(*) from rollups where dimension = ? and seam = 1 and visitors < 0", (GOAL_PLACE,)).fetchone()[0]
+    assert seams > len(GOALS)
+
+
+@pytest.mark.parametrize("body", [GOAL_QUESTIONS[0], GOAL_QUESTIONS[2], {"metrics": ["visitors"], "filters": [["is", "event:goal", ["Read"]]]}])
+def test_what_is_noted_of_goals_is_not_looked_for_again(goals, body):
+    with statements(goals) as seen:
+        assert ask_of_goals(goals, body)
+    assert not [sql for sql in reads_hits(seen) if "h.visit_id in" not in sql]  # which only "Back" asks for
+    assert seen and not [sql for sql in seen if " columns" in sql]
+
+
+@pytest.mark.parametrize("body", GOAL_QUESTIONS[:5])
+def test_goals_of_which_only_some_days_are_noted(goals, body):
+    days = sorted(noted(goals))
+    goals.store.transact(lambda db: db.execute("delete from rollups where dimension = ? and day % 3 = ?", (GOAL_PLACE, days[0] % 3)))
+    try:
+        assert_goals_same(goals, body)
+    finally:
+        seal(goals)
+    assert sorted(noted(goals)) == days
+
+
+def test_a_goal_that_changes_is_counted_as_it_is_now(tmp_path, clock):
+    with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
+        app.setup("owner", "correct horse battery", "example.com")
+        tell_a_story(app, clock, days=4)
+        named = name_goals(app, {name: GOALS[name] for name in ("Page", "Event")})
+        app.run_jobs()
+        days = noted(app)
+        assert set(days.values()) == {2}
+        body = {"metrics": ["visitors", "events"], "dimensions": ["event:goal"]}
+        before = ask_of_goals(app, body)
+        site = get_site(app.store.reader(), app.settings, "example.com")
+        save_named(app.store, "goals", site, None, {"value": "/b"}, find_named(app.store.reader(), "goals", named["Page"].id, None))
+        for _ in range(2):
+            after = assert_goals_same(app, body)
+            assert after != before
+            clock.advance(60)
+            app.run_jobs()
+            assert noted(app) == days  # what it was before is not kept
+
+
+def test_a_day_that_is_opened_forgets_what_was_noted_of_goals(app, site, clock):
+    name_goals(app, {"Home": {"kind": "page", "value": "/"}})
+    site.send("/")
+    clock.advance(DAY)
+    site.send("/", ip="192.0.2.2")
+    clock.advance(DAY)
+    app.run_jobs()
+    assert list(noted(app).values()) == [1, 1]
+    clock.advance(-2 * DAY)
+    site.send("/", ip="192.0.2.3")
+    clock.advance(2 * DAY)
+    for _ in range(2):
+        assert assert_goals_same(app, {"metrics": ["visitors"], "dimensions": ["event:goal"], "date_range": "7d"})[0]["metrics"] == [3]
+        clock.advance(60)
+        app.run_jobs()
+    assert list(noted(app).values()) == [1, 1]
+
+
+def test_what_was_counted_of_goals_is_not_written_of_a_day_that_was_opened_meanwhile(app, site, clock, monkeypatch):
+    name_goals(app, {"Home": {"kind": "page", "value": "/"}})
+    site.send("/")
+    clock.advance(2 * DAY)
+    count = mininumbers._goal_rows
+
+    def count_and_be_late(*arguments):
+        found = count(*arguments)
+        app.store.transact(lambda db: mininumbers.unseal(db, 1, arguments[2]))  # as a hit would
+        return found
+    monkeypatch.setattr(mininumbers, "_goal_rows", count_and_be_late)
+    seal(app)
+    assert noted(app) == {}
+
+
 # ---- when days are sealed, and opened --------------------------------------------------------------------------------
 
 def test_a_day_is_sealed_when_its_last_visit_is_over(app, site, clock):
@@ -424,6 +567,13 @@ def test_rollup_rebuild_makes_the_same_again(tmp_path):
 def test_columns_come_back_as_they_were(columns):
     block = Block.unpack(Block(columns).pack())
     assert {name: list(block[name]) for name in columns} == columns
+
+
+@given(st.lists(st.integers(0, 70_000), max_size=40), st.lists(st.integers(0, 70_000), max_size=40), st.sampled_from([1, 3, 300, 70_000]))
+def test_numbers_are_found_in_packed_columns_as_in_others(numbers, wanted, most):
+    numbers, wanted = [number % most for number in numbers], [number % most for number in wanted] + numbers[:1]
+    block = Block({"page": numbers})
+    assert Block.unpack(block.pack()).among("page", Wanted(wanted)) == block.among("page", Wanted(wanted)) == bytes(number in wanted for number in numbers)
 
 
 def test_columns_hold_no_visitor(told):
