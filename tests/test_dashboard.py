@@ -1215,6 +1215,11 @@ def test_an_empty_chart_says_why_and_leads_on(dashboard, search, words, button):
     expect(page.locator("#nothing")).to_be_hidden()
 
 
+def test_without_visits_no_mean_and_no_rate_is_known(dashboard):
+    page = dashboard("?f=is,event:page,/nowhere")
+    assert headlines(page) == {"visitors": "0", "visits": "0", "pageviews": "0", "views_per_visit": "–", "bounce_rate": "–", "visit_duration": "–"}
+
+
 def test_the_last_choice_wins_in_whichever_order_the_answers_come(demo, dashboard):
     page = dashboard()
     held, gone = hold_reports(page), []
@@ -1264,6 +1269,11 @@ HOSTILE = {
 }
 
 
+def legible(text):
+    """As the page shows it: what would turn the order of the letters round is written out."""
+    return text.replace("\u202e", "⟨U+202E⟩")
+
+
 @pytest.fixture(scope="module")
 def attacked(unvisited, tmp_path_factory):
     """A server whose visitors sent every kind of hostile text."""
@@ -1284,7 +1294,8 @@ def test_hostile_text_is_shown_as_text(attacked, new_page):
     page.locator("#pages").get_by_role("button", name=f"All {len(HOSTILE)}").click()
     settle(page)
     stored = {each["dimensions"][0] for each in attacked.api.query("visitors", date_range="day", dimensions=["event:page"])["results"]}
-    assert stored == set(page.locator("#sheet tbody bdi").all_text_contents()) == set(HOSTILE.values())
+    assert stored == set(HOSTILE.values())
+    assert set(page.locator("#sheet tbody bdi").all_text_contents()) == set(map(legible, stored))
     page.keyboard.press("Escape")
     expect(page.locator("#sheet")).to_be_hidden()
     for tab in ("Entry pages", "Exit pages", "Sources", "Referrers", "Campaigns"):
@@ -1304,14 +1315,36 @@ def test_hostile_text_can_be_filtered_by_and_survives_the_address(attacked, new_
     for key in map(HOSTILE.get, ["markup", "an end of a tag", "an override", "2,000 characters", "a comma and a percent sign"]):
         page.locator("#pages .more button").click()
         settle(page)
-        page.locator("#sheet tbody bdi").nth(page.locator("#sheet tbody bdi").all_text_contents().index(key)).click()
+        page.locator("#sheet tbody bdi").nth(page.locator("#sheet tbody bdi").all_text_contents().index(legible(key))).click()
         page.reload()
         assert headlines(page)["visitors"] == "1"
-        assert rows(page, "pages") == [[key, key, "1", "100%"]]
-        assert page.locator("#chips .chip .words").first.text_content() == f"Page is {key}"
+        assert rows(page, "pages") == [[key, legible(key), "1", "100%"]]
+        assert page.locator("#chips .chip .words").first.text_content() == f"Page is {legible(key)}"
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
         page.locator("#chips .cross").click()
         settle(page)
+
+
+def test_what_turns_letters_round_is_shown_everywhere_and_kept_in_files(fresh, new_page, tmp_path):
+    page, spoof = new_page(fresh.url), "\u202egnp.exe"
+    hit(fresh.url, f"https://example.com/{urllib.parse.quote(spoof)}?utm_source={urllib.parse.quote(spoof)}")
+    hit(fresh.url, "https://example.com/", n=spoof, p={"file": spoof})
+    enter(page, fresh, "?period=day&tab=prop")
+    settle(page)
+    expect(page.locator("#events .rows .label")).to_have_text(legible(spoof))
+    expect(page.locator("#sources .rows .label")).to_have_text(legible(spoof))
+    seen = "[...document.querySelectorAll('main, #chips, #sheet')].map(each => each.innerText).join('') + [...document.querySelectorAll('[title]')].map(each => each.title).join('')"
+    assert "\u202e" not in page.evaluate(seen)
+    page.locator("#pages .more button").click()
+    settle(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of what is shown").click()
+    download.value.save_as(tmp_path / "pages.csv")
+    assert f"/{spoof}" in (tmp_path / "pages.csv").read_text("utf-8-sig")
+    page.goto(f"{fresh.url}/?view=live")
+    expect(page.locator("#live-feed li")).to_have_count(2)
+    expect(page.locator("#live-feed .what").first).to_have_text(f"{legible(spoof)} on /")
+    assert "\u202e" not in page.evaluate(seen)
 
 
 def test_a_link_that_somebody_else_made_executes_nothing(dashboard):

@@ -1,4 +1,5 @@
 """Goals and segments, and what is made of them in dashboard.html, in a real browser against the real server."""
+import pytest
 from playwright.sync_api import expect
 
 from test_dashboard import AXE, enter, field, fresh, headlines, hit, new_page, row, settle, unvisited  # noqa: F401 (fixtures among them)
@@ -301,6 +302,23 @@ def test_axe_finds_nothing_in_the_lists_and_editors(fresh, new_page, node_packag
     page.locator("#add-filter").click()
     press(page, "Segments")
     check()
+
+
+@pytest.mark.parametrize("width", [320, 375])
+def test_names_of_goals_are_whole_on_a_phone(fresh, new_page, width):  # noqa: F811
+    page = new_page(fresh.url, viewport={"width": width, "height": 800})
+    hit(fresh.url)
+    enter(page, fresh)
+    for name in ("Read the whole page of prices to its end", "x" * 120):
+        page.context.request.post(f"{fresh.url}/api/goals", headers={"Sec-Fetch-Site": "same-origin"}, data={
+            "site_id": "example.com", "name": name, "kind": "page", "value": "/"})
+    page.goto(f"{fresh.url}/?period=day")
+    settle(page)
+    labels = page.locator("#conversions .rows .label")
+    expect(labels).to_have_count(2)
+    cut = "all => all.filter(each => each.scrollWidth > each.clientWidth || each.closest('.ground').scrollHeight > each.closest('.ground').clientHeight).length"
+    assert labels.evaluate_all(cut) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_whole_list_of_goals_is_a_sheet_and_a_file(fresh, new_page):  # noqa: F811

@@ -384,6 +384,7 @@ def test_nobody_there_is_said(fresh, new_page):
     enter(page, fresh, "?view=live")
     expect(page.get_by_text("Nobody has come by in the last half hour.")).to_be_visible()
     expect(page.locator("#live-count")).to_have_text("0")
+    expect(page.locator(".thirds p").filter(visible=True)).to_have_text(["Nobody at the moment."] * 3)
 
 
 def test_what_was_not_counted_is_drawn_over_time_with_its_table(demo, dashboard):
