@@ -378,6 +378,17 @@ def test_what_was_tracked_before_the_script_came_is_sent_once_it_has(site, open_
     assert site.wait(1, "early")[0]["p"] == {"n": 1}
 
 
+@pytest.mark.parametrize("where", ["before", "body"])
+def test_the_readme_s_line_for_pages_that_are_not_found_needs_nothing_else(site, open_page, where):
+    line = re.search(r"<script>.*404.*</script>", (ROOT / "README.md").read_text())[0]
+    assert line in (ROOT / "docs/api.md").read_text()
+    site.add("/missing", **{where: line})
+    open_page(site.url("/missing"))
+    [event] = site.wait(1, "404")
+    assert event["p"] == {"path": "/missing"} and event["i"] is False
+    assert site.names()[0] == "pageview"
+
+
 def test_the_readme_shows_the_same_stub():
     assert STUB in (ROOT / "README.md").read_text()
 
