@@ -3902,7 +3902,9 @@ def filtered_dimensions(filters: Any) -> Iterator[str]:
 # certain is never added up, and reports count hits instead.
 
 LIVE_DAYS = 3  # most days of a report that may not be sealed yet; they are packed anew each time
-DAY_HITS = 100_000  # most hits of a day that is sealed, or read for a report: takes some 60 MB for a moment
+DAY_HITS = 2_000_000  # most hits of a day that is sealed, or read for a report
+READ_HITS = 100_000  # about as many are read at once: takes some 60 MB for a moment
+SEAM = 2  # of the parts in `columns`
 WIDE = 2_000  # values from which on a dimension of a day has no rollups: the columns are as fast then, and smaller
 
 # What reports add up, and how SQL does it over `seen`, the visits that a report sees, one row for each in every group.
@@ -4009,12 +4011,19 @@ class Block:
 
 def _pack_column(column: Sequence[int]) -> tuple[str, bytes]:
     """Return (array's letter for the size of a number, the numbers compressed: all their first bytes, all their second bytes, …)."""
-    most = max(column, default=0)
-    packed = array(next(code for code in "BHIQ" if most < 256 ** array(code).itemsize), column)
+    packed = _small(column)
     if sys.byteorder == "big":
         packed.byteswap()
     raw, size = packed.tobytes(), packed.itemsize
     return packed.typecode, zlib.compress(b"".join(raw[byte::size] for byte in range(size)))
+
+
+def _small(column: Sequence[int]) -> array:
+    """Return the numbers of a column, none of them negative, as the smallest array that holds them."""
+    if isinstance(column, array):
+        return column
+    most = max(column, default=0)
+    return array(next(code for code in "BHIQ" if most < 256 ** array(code).itemsize), column)
 
 
 def _unpack_column(code: str, planes: bytes) -> array:
@@ -4072,18 +4081,32 @@ class _Piece(NamedTuple):
     hour: dict[int, tuple]
 
 
+class Share(NamedTuple):
+    """A part of all visitors: a day of too many hits to be read at once is read share by share. Who is of one is of no other."""
+
+    share: int = 0
+    shares: int = 1
+
+    def test(self, visitor: str) -> str:
+        """Return the condition that a visitor, given by SQL, is of this share; its values are those of _asdict()."""
+        return "true" if self.shares == 1 else f"({visitor} & 0xffffff) % :shares = :share"
+
+
 _PIECE_COLUMNS = "id, visitor, client_id, origin_id, entry_page, exit_page, pageviews = 1 and not interactive, duration, exit_id"
 
 
-def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
+def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, share: Share, visits: Mapping[int, tuple] | None = None) -> list[_Piece]:
     """Return the pieces of visits that lie between two ids; only of some, where rows of `visits` are given by their id."""
-    only = "" if visits is None else "and visit_id in (select value from json_each(:only))"
+    only = "visit_id in (select value from json_each(:only))"
+    if visits is None:
+        only = "true" if share.shares == 1 else f"""exists (
+            select 1 from visits v where v.site_id = hits.site_id and v.id = hits.visit_id and {share.test('v.visitor')})"""
     hits = db.execute(f"""
         select visit_id, page, name, hostname, engaged, scroll, id from hits
-        where site_id = :site and id >= :low and id < :high {only} order by visit_id""",
-                      {"site": site.id, "low": low, "high": high, "only": json.dumps(list(visits or ()))}).fetchall()
+        where site_id = :site and id >= :low and id < :high and {only} order by visit_id""",
+                      {"site": site.id, "low": low, "high": high, "only": json.dumps(list(visits or ())), **share._asdict()}).fetchall()
     if visits is None:
-        visits = _read_visits(db, site.id, low, high, {visit_id for visit_id, *_ in hits if visit_id < low})
+        visits = _read_visits(db, site.id, low, high, share, {visit_id for visit_id, *_ in hits if visit_id < low})
     hour_of = functools.cache(lambda quarter: datetime.fromtimestamp(quarter * 900, site.zone).hour)  # clocks change on the quarter
     # A hit of no visit, as only a damaged database has, is left out.
     return [_piece(visits[visit_id], list(rows), hour_of) for visit_id, rows in itertools.groupby(hits, operator.itemgetter(0)) if visit_id in visits]
@@ -4104,12 +4127,12 @@ def _joined(one: tuple, other: tuple) -> tuple:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2], max(one[3], other[3]), one[4] + other[4]
 
 
-def _read_visits(db: sqlite3.Connection, site_id: int, low: int, high: int, more: Iterable[int]) -> dict[int, tuple]:
+def _read_visits(db: sqlite3.Connection, site_id: int, low: int, high: int, share: Share, more: Iterable[int] = ()) -> dict[int, tuple]:
     """Return the rows of visits that began between two ids, and of `more`, by their id."""
     rows = db.execute(f"""
-        select {_PIECE_COLUMNS} from visits where site_id = :site and id >= :low and id < :high union all
+        select {_PIECE_COLUMNS} from visits where site_id = :site and id >= :low and id < :high and {share.test('visitor')} union all
         select {_PIECE_COLUMNS} from visits where site_id = :site and id in (select value from json_each(:more))""",
-                      {"site": site_id, "low": low, "high": high, "more": json.dumps(list(more))})
+                      {"site": site_id, "low": low, "high": high, "more": json.dumps(list(more)), **share._asdict()})
     return {row[0]: row for row in rows}
 
 
@@ -4126,7 +4149,7 @@ def _block(pieces: list[_Piece], with_visitors: bool) -> Block:
         columns["visitor"] = [numbers.setdefault(visitor, len(numbers)) for visitor in visitors]
     for place, kind in enumerate(_HIT_KINDS, start=1):
         columns.update(_hit_columns(kind, [list(piece[place].items()) for piece in pieces]))
-    return Block(columns)
+    return Block({name: _small(column) for name, column in columns.items()})
 
 
 def _hit_columns(kind: str, saw: list[list[tuple[int, tuple]]]) -> dict[str, Sequence[int]]:
@@ -4155,37 +4178,55 @@ class Day(NamedTuple):
 
 def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     """Return a day, given by its ordinal, from visits and hits."""
-    two_before, before, start, end = (midnight(date.fromordinal(each), site.zone) << 16 for each in range(day - 2, day + 2))
-    pieces = _read_pieces(db, site, start, end)
+    shares = 1 + _count_hits(db, site, day) // READ_HITS
+    parts = [_read_share(db, site, day, Share(share, shares)) for share in range(shares)]
+    _, start, end = _edges(site, day)
+    is_long = db.execute("select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
+    return Day([block for part in parts for block in part.blocks], [each for part in parts for each in part.seam],
+               not is_long and all(part.may_be_added for part in parts))
+
+
+def _edges(site: Site, day: int) -> tuple[int, int, int]:
+    """Return the ids between which the hits of the day before a day lie, and those of the day."""
+    return tuple(midnight(date.fromordinal(each), site.zone) << 16 for each in (day - 1, day, day + 1))
+
+
+def _count_hits(db: sqlite3.Connection, site: Site, day: int) -> int:
+    """Return how many hits a day has, or one more than DAY_HITS where it has more than these."""
+    _, start, end = _edges(site, day)
+    return db.execute("select count(*) from (select 1 from hits where site_id = ? and id >= ? and id < ? limit ?)",
+                      (site.id, start, end, DAY_HITS + 1)).fetchone()[0]
+
+
+def _read_share(db: sqlite3.Connection, site: Site, day: int, share: Share) -> Day:
+    """Return what of a day is of a share of visitors."""
+    before, start, end = _edges(site, day)
+    pieces = _read_pieces(db, site, start, end, share)
     visits_of = Counter(piece.visit[1] for piece in pieces)
     single, several = [], []
     for piece in pieces:
         (single if visits_of[piece.visit[1]] == 1 else several).append(piece)
-    seam, came_before = [], visits_of.keys() & _visitors(db, site.id, before, start)
+    seam, came_before = [], visits_of.keys() & _visitors(db, site.id, before, start, share)
     if came_before:
-        rows = (row for row in _read_visits(db, site.id, before, end, ()).values() if row[1] in came_before)
-        visits = {row[0]: row for row in rows}
-        seam = [(sign, _block(_read_pieces(db, site, low, high, visits), with_visitors=True))
+        visits = {visit_id: row for visit_id, row in _read_visits(db, site.id, before, end, share).items() if row[1] in came_before}
+        seam = [(sign, _block(_read_pieces(db, site, low, high, share, visits), with_visitors=True))
                 for sign, low, high in ((1, before, end), (-1, before, start), (-1, start, end))]
-    apart = visits_of.keys() & _visitors(db, site.id, two_before, before) or db.execute(
-        "select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
+    apart = visits_of.keys() & _visitors(db, site.id, _edges(site, day - 1)[0], before, share)
     return Day([_block(single, with_visitors=False), _block(several, with_visitors=True)], seam, not apart)
 
 
 def is_large(db: sqlite3.Connection, site: Site, day: int) -> bool:
-    """Return whether a day has more hits than are read at once; such a day is never sealed, and reports of it count hits."""
-    low, high = (midnight(date.fromordinal(each), site.zone) << 16 for each in (day, day + 1))
-    return db.execute("select count(*) from (select 1 from hits where site_id = ? and id >= ? and id < ? limit ?)",
-                      (site.id, low, high, DAY_HITS + 1)).fetchone()[0] > DAY_HITS
+    """Return whether a day has too many hits; such a day is never sealed, and reports of it count hits."""
+    return _count_hits(db, site, day) > DAY_HITS
 
 
-def _visitors(db: sqlite3.Connection, site_id: int, low: int, high: int) -> set[int]:
+def _visitors(db: sqlite3.Connection, site_id: int, low: int, high: int, share: Share) -> set[int]:
     """Return the visitors of the hits between two ids."""
-    rows = db.execute("""
-        select visitor from visits where site_id = :site and id >= :low and id < :high union all
-        select visitor from visits where site_id = :site and id in (
+    rows = db.execute(f"""
+        select visitor from visits where site_id = :site and id >= :low and id < :high and {share.test('visitor')} union all
+        select visitor from visits where site_id = :site and {share.test('visitor')} and id in (
             select visit_id from hits where site_id = :site and id >= :low and id < :high and visit_id < :low)""",
-                      {"site": site_id, "low": low, "high": high})
+                      {"site": site_id, "low": low, "high": high, **share._asdict()})
     return {visitor for visitor, in rows}
 
 
@@ -4627,20 +4668,25 @@ class Days:
         for day in sorted({day for _, wanted in scans for day in wanted}):
             with_before = [[(target, bucket) for target, bucket in wanted.get(day, ()) if target.buckets[bucket][0] < day] for _, wanted in scans]
             blocks, seam = self._parts(day, any(with_before))
-            for (scan, wanted), joined in zip(scans, with_before):
-                self._check_time()
-                for block in blocks:
-                    scan.add(block, 1, wanted.get(day, ()))
-                for sign, block in seam if joined else ():
-                    scan.add(block, sign, joined)
+            for block in blocks:
+                self._add(block, 1, [(scan, wanted.get(day)) for scan, wanted in scans])
+            for sign, block in seam:
+                self._add(block, sign, [(scan, joined) for (scan, _), joined in zip(scans, with_before)])
 
-    def _parts(self, day: int, with_seam: bool) -> tuple[list[Block], list[tuple[int, Block]]]:
+    def _add(self, block: Block, sign: int, scans: Iterable[tuple[Scan, Sequence[tuple[Target, int]] | None]]) -> None:
+        for scan, wanted in scans:
+            self._check_time()
+            if wanted:
+                scan.add(block, sign, wanted)
+
+    def _parts(self, day: int, with_seam: bool) -> tuple[Iterable[Block], list[tuple[int, Block]]]:
         if day not in self._sealed:
             read = self._day(day)
             return read.blocks, read.seam if with_seam else []
-        parts = dict(self._db.execute("select part, data from columns where site_id = ? and day = ? and part <= ?",
-                                      (self._site.id, day, 2 if with_seam else 1)))
-        return [Block.unpack(parts[part]) for part in (0, 1) if part in parts], unpack_seam(parts[2]) if 2 in parts else []
+        parts = self._db.execute("select part, data from columns where site_id = ? and day = ? and (part <> ? or ?)",
+                                 (self._site.id, day, SEAM, with_seam)).fetchall()
+        # One by one: what is unpacked of a block goes with it.
+        return (Block.unpack(data) for part, data in parts if part != SEAM), [each for part, data in parts if part == SEAM for each in unpack_seam(data)]
 
     def _add_rollups(self, target: Target, goal: int | None) -> None:
         """Add what is noted of sealed days, by whole months where there are such."""
@@ -4725,7 +4771,7 @@ def days_to_seal(db: sqlite3.Connection, site: Site, now: float) -> list[int]:
         return []
     live, = db.execute("select min(id) from visits where site_id = ? and live = 1", (site.id,)).fetchone()
     moment = now - VISIT_TIMEOUT - 1 if live is None else min(now - VISIT_TIMEOUT - 1, live >> 16)
-    sealed = {day for day, in db.execute("select day from days where site_id = ? and state > 0", (site.id,))}
+    sealed = {day for day, in db.execute("select day from days where site_id = ? and state in (1, 2, 4)", (site.id,))}
     return [day for day in range(first, local_date(moment, site.zone).toordinal()) if day not in sealed]
 
 
@@ -4758,10 +4804,11 @@ def _read_to_seal(store: Store, site: Site, day: int) -> tuple:
     """Return (state, wide, parts, rollups) of a day, as _write_sealed() writes them."""
     with store.snapshot() as db:
         if is_large(db, site, day):
-            return 3, 0, [], []
+            return 4, 0, [], []
         read = read_day(db, site, day)
         rows, wide = _rollups(db, site, read)
-    parts = [(part, block.pack()) for part, block in enumerate(read.blocks) if len(block)] + ([(2, pack_seam(read.seam))] if read.seam else [])
+    parts = [(place + (place >= SEAM), block.pack()) for place, block in enumerate(read.blocks) if len(block)]
+    parts += [(SEAM, pack_seam(read.seam))] if read.seam else []
     return 1 if read.may_be_added else 2, wide, parts, rows
 
 

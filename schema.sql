@@ -178,7 +178,7 @@ create table days (
   day      integer not null,                          -- the local date's ordinal: 1 is 0001-01-01
   seal     integer not null,                          -- random; who finds another one has been overtaken
   state    integer not null,                          -- 0 being sealed; 1 sealed; 2 sealed, and never to be added to other days;
-                                                      -- 3 not sealed, as it has too many hits
+                                                      -- 4 not sealed, as it has too many hits; 3 so did an older version
   wide     integer not null default 0,                -- bit by bit the dimensions with too many values for rollups
   primary key (site_id, day)
 ) without rowid;
@@ -187,7 +187,8 @@ create table days (
 create table columns (
   site_id  integer not null,
   day      integer not null,
-  part     integer not null,                          -- 0 visitors with one visit, 1 with several, 2 the seam to the day before
+  part     integer not null,                          -- 0 visitors with one visit, 1 with several, 2 the seam to the day before;
+                                                      -- from 3 on as 0 and 1 by turns, of the others where they are very many
   data     blob not null,
   primary key (site_id, day, part)
 ) without rowid;
