@@ -1561,10 +1561,13 @@ def test_the_whole_page_weighs_less_than_90_kilobytes():
 def test_all_but_comments_and_indentation_is_sent_of_the_page():
     source, sent = (ROOT / "dashboard.html").read_text("utf-8"), dashboard_file().body.decode()
     assert [line for line in source.splitlines() if line.count("`") % 2] == [], "no text of a script goes over lines, where it could look like a comment"
+    (_, rules, rest), (_, sent_rules, sent) = (re.split(r"</?style>", page) for page in (source, sent))
+    assert "".join(re.sub(r"(?s)/\*.*?\*/", "", rules).split()) == "".join(sent_rules.split())
 
     def is_of(line, kept):
-        return kept is not None and line.lstrip().startswith(kept) and re.fullmatch(r"|\s{2,}(//.*|/\*.*\*/)", line.lstrip().removeprefix(kept))
-    lines = iter(source.splitlines())
+        line = re.sub(r"/\*\* @.*?\*/ ?", "", line.lstrip())
+        return kept is not None and line.startswith(kept) and re.fullmatch(r"|\s{2,}(//.*|/\*.*\*/)", line.removeprefix(kept))
+    lines = iter(rest.splitlines())
     left_out = "\n".join(line for kept in [*sent.splitlines(), None] for line in itertools.takewhile(lambda line: not is_of(line, kept), lines))
     remarks = re.sub(r"(?s)<!--.*?-->|/\*.*?\*/", "", left_out)
     assert [line for line in remarks.splitlines() if line.strip() and not line.strip().startswith("//")] == []
