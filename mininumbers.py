@@ -121,6 +121,11 @@ class InvalidInput(MiniNumbersError):
         """Return the error of one field, told both to people and, in `details`, to programs."""
         return cls(f"{name}: {message}", [{"field": name, "message": message}])
 
+    @classmethod
+    def of_all(cls, mistakes: Sequence[dict]) -> InvalidInput:
+        """Return the error of several fields at once, each a {"field", "message"}."""
+        return cls("; ".join(f"{each['field']} {each['message']}" for each in mistakes)[:1000], mistakes)
+
 
 class Unauthorized(MiniNumbersError):
     """Nobody is signed in, or the credentials are wrong."""
@@ -150,6 +155,9 @@ class SecondFactorNeeded(Unauthorized):
     """Name and password are right, and a code of the second factor is still needed, or the one given is wrong."""
 
     code = "two-factor"
+
+    def __init__(self, message: str):
+        super().__init__(message, [{"field": "code", "message": message}])
 
 
 class Conflict(MiniNumbersError):
@@ -1723,7 +1731,7 @@ def add_site(db: sqlite3.Connection, now: int, **values: Any) -> int:
     """Add a site and return its id. Raises InvalidInput when it exists or a value is wrong."""
     row = check_site_values(values)
     if db.execute("select 1 from sites where domain = ?", (row["domain"],)).fetchone():
-        raise InvalidInput.of("domain", f"the site {row['domain']} exists already")
+        raise InvalidInput.of("domain", f"{row['domain']} exists already")
     row["created_at"] = now
     names = ", ".join(row)
     return db.execute(f"insert into sites ({names}) values ({', '.join(':' + name for name in row)})", row).lastrowid
@@ -1842,10 +1850,15 @@ class CurrentSettings:
         return "stored" if db.execute("select 1 from settings where name = ?", (name,)).fetchone() else "default"
 
     def change(self, db: sqlite3.Connection, now: int, values: Mapping[str, Any]) -> str:
-        """Store settings, of which None goes back to the default, and return what that changed. Raises InvalidInput."""
-        before = self.read(db)
+        """Store settings, of which None goes back to the default, and return what that changed. Raises InvalidInput of every one that is wrong."""
+        before, mistakes = self.read(db), []
         for name, value in values.items():
-            self._store_one(db, name, value)
+            try:
+                self._store_one(db, name, value)
+            except InvalidInput as error:
+                mistakes += error.details
+        if mistakes:
+            raise InvalidInput.of_all(mistakes)
         after = self.read(db)
         for old, new in zip(list_sites(db, before), list_sites(db, after)):
             follow_change(db, now, old, new)
@@ -2434,7 +2447,7 @@ class Accounts:
         try:
             return self.prove(by.name, password, code, caller)
         except SecondFactorNeeded as error:
-            raise InvalidInput(str(error), [{"field": "code", "message": str(error)}]) from error
+            raise InvalidInput(str(error), error.details) from error
         except Unauthorized as error:
             raise InvalidInput.of("password", "is wrong") from error
 
@@ -2480,7 +2493,7 @@ class Accounts:
         try:
             step = totp_step(raw, re.sub(r"[\s-]", "", code), self._clock())
         except SecondFactorNeeded as error:
-            raise InvalidInput(str(error), [{"field": "code", "message": str(error)}]) from error
+            raise InvalidInput(str(error), error.details) from error
 
         def store(db: sqlite3.Connection, by: Principal) -> list[str]:
             _check_no_second_factor(now := get_user(db, by.id))
@@ -2794,8 +2807,7 @@ class Form:
     def check(self) -> None:
         """Raise InvalidInput when any mistake was noted."""
         if self._mistakes:
-            summary = "; ".join(f"{each['field']} {each['message']}" for each in self._mistakes)
-            raise InvalidInput(summary[:1000], self._mistakes)
+            raise InvalidInput.of_all(self._mistakes)
 
 
 @dataclass(frozen=True)
