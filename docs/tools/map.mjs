@@ -8,7 +8,7 @@
 // Countries come under their two letters of ISO 3166-1. Three have no number there: of these Kosovo has letters in common use.
 import {readFileSync, writeFileSync} from 'node:fs';
 
-const WIDTH = 900, TOLERANCE = 0.75, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
+const WIDTH = 900, TOLERANCE = 1, MIDDLE = 11, SOUTH = -56;   // degrees; below lies nothing but ice
 const [, , source, page] = process.argv;
 const world = JSON.parse(readFileSync(source, 'utf8'));
 
