@@ -243,7 +243,7 @@ table('the tails of a step are there where visits are', (other, ended, way) => p
 table('the address of journeys', search => { const {journey, way, steps, path, cohorts} = pure.readState(search); return pure.writeState({...pure.DEFAULTS, journey, way, steps, path, cohorts}); }, [
   ['?journey=is,event:page,/a&way=previous&steps=5&then=&then=is,event:name,x&cohorts=day', '?way=previous&steps=5&cohorts=day&journey=is,event:page,/a&then=&then=is,event:name,x'],
   ['?journey=x&way=up&steps=0&then=is,visit:country,SE&then=is,event:page,/a,/b&then=&cohorts=hour', ''], ['?steps=11', '?steps=10'], ['?steps=-1', '?steps=1']]);
-table('cohorts are of days where the period is short', pure.cohortUnit, [[{cohorts: ''}, ['2026-03-01', '2026-03-07'], 'day'], [{cohorts: ''}, ['2026-03-01', '2026-03-28'], 'week'], [{cohorts: 'day'}, ['2026-01-01', '2026-12-31'], 'day'], [{cohorts: 'day'}, ['2020-01-01', '2026-12-31'], 'week']]);
+table('cohorts are of days where the period is short', pure.cohortUnit, [[{cohorts: ''}, ['2026-03-01', '2026-03-07'], 'day'], [{cohorts: ''}, ['2026-03-01', '2026-03-28'], 'week'], [{cohorts: 'day'}, ['2026-01-01', '2026-12-31'], 'day']]);
 table('what is not known of a cohort is an empty cell', pure.linesOfCohorts, [
   [{interval: 'week', intervals: 3, cohorts: [{start: '2026-03-02', visitors: 12, returned: [12, 0, null]}]}, [['Week', 'Visitors', 'Week 1', 'Week 2'], ['2026-03-02', 12, 0, null]]],
   [{interval: 'day', intervals: 0, cohorts: []}, [['Day', 'Visitors']]]]);
