@@ -7441,12 +7441,12 @@ def is_fresh(etag: str) -> bool:
 
 
 _REMARKS = re.compile(rb"^[ \t]*(?://[^\n]*|/\*(?:(?!\*/).)*\*/[ \t]*|<!--(?:(?!-->).)*-->[ \t]*)\n"
-                      rb"|^[ \t]+|[ \t]{2,}(?://[^\n]*|/\*(?:(?!\*/)[^\n])*\*/)$|/\*\* @(?:(?!\*/)[^\n])*\*/ ?", re.DOTALL | re.MULTILINE)
+                      rb"|^\n|^[ \t]+|[ \t]{2,}(?://[^\n]*|/\*(?:(?!\*/)[^\n])*\*/)$|/\*\* @(?:(?!\*/)[^\n])*\*/ ?", re.DOTALL | re.MULTILINE)
 _STYLE = re.compile(rb"<style>.*?</style>", re.DOTALL)
 
 
 def dashboard_file() -> StaticFile:
-    """Return dashboard.html with a policy that lets run exactly what is sent of it: all but comments and indentation.
+    """Return dashboard.html with a policy that lets run exactly what is sent of it: all but comments, indentation and empty lines.
 
     These are for who reads the file, and a sixth of its weight. A comment stands on lines of its own, two spaces behind code, or tells a
     type. Rules of style go without the space around their punctuation, too.
