@@ -6499,7 +6499,7 @@ class Retention:
     def _needs(self) -> dict[str, Any]:
         hours, wanted = self._site.rotation_hours, RETURNING_HOURS[self._interval]
         return {"rotation_hours": hours, "wanted_hours": wanted,
-                "reason": f"After {say_hours(hours)} a visitor cannot be told from a new one, so nobody can be seen to return in a later {self._interval}.",
+                "reason": f"After {say_hours(hours)} a visitor cannot be told from a new one, so nobody can be seen to return the {self._interval} after.",
                 "cost": f"Whoever has the database could then find out of an address and a browser whether and when they were here, for {say_hours(wanted)} "
                         f"instead of {say_hours(hours)}."}
 
