@@ -174,6 +174,23 @@ test('an answer has a column for each currency, and nothing about revenue where 
 table('a metric in the address', text => pure.readState(`?metric=${text}`).metric, [
   ['total_revenue:EUR', 'total_revenue:EUR'], ['total_revenue', 'visitors'], ['visits:EUR', 'visitors'], ['total_revenue:eur', 'visitors'], ['constructor', 'visitors'], ['visits', 'visits']]);
 
+// ---- funnels
+
+const filter = (...values) => ['is', 'event:page', values];
+table('the name of a step that nobody has named', pure.nameOfStep, [
+  [[filter('/a')], 0, '/a'], [[filter('/a', '/b')], 1, 'Step 2'], [[filter('/a'), filter('/b')], 2, 'Step 3'], [[['is', 'visit:country', ['SE']]], 0, 'Step 1'], [[], 0, 'Step 1'],
+  [[['is_not', 'event:goal', ['Paid']]], 0, 'Step 1'], [[['is', 'event:goal', ['Paid']]], 0, 'Paid']]);
+test('the steps of a funnel become groups of the builder and steps again', () => {
+  const steps = [{name: '/a', filters: [filter('/a')]}, {name: 'Any', filters: [['or', [filter('/b'), ['at_least', 'event:scroll_depth', [75]]]], filter('/c')]}];
+  assert.deepEqual(pure.stepsOf(pure.draftOfSteps(steps)), [{filters: steps[0].filters}, steps[1]]);
+  assert.equal(pure.draftOfSteps().items.length, 2);
+  assert.deepEqual(pure.stepsOf(pure.draftOfSteps()), []);
+});
+table('a window', seconds => pure.spanOf(seconds), [
+  [null, [0, '']], [172_800, [2, 'days']], [5400, [90, 'minutes']], [3600, [1, 'hours']], [90, [1.5, 'minutes']]]);
+table('a funnel in words', (order, window) => pure.sayFunnel({steps: [{name: 'A'}, {name: 'B'}], order, window}), [
+  ['any', null, 'A → B, in one visit'], ['strict', 3600, 'A → B, within 1 hour, each right after the one before'], ['any', 604_800, 'A → B, within 7 days']]);
+
 // ---- panels, sheets and their files
 
 table('a click with a modifier leaves a value out, and lets it in again', pure.toggleExclusion, [

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from test_dashboard import (AXE, Api, dashboard, demo, enter, field, fresh, headlines, new_page, post, row, say_duration, say_percent,  # noqa: F401
                             settle, token_of, unvisited)  # fixtures among them
-from test_dashboard_conversions import dialog, make_goal, open_dashboard, visit
+from test_dashboard_conversions import condition, dialog, make_goal, make_segment, open_dashboard, visit
 from test_dashboard_settings import api, invite, join, press
 
 HOSTILE = "<img src=x onerror=alert(1)>, 100% \"&amp;\" ☃"
@@ -281,6 +281,53 @@ def test_filters_and_comparison_of_the_page_are_the_funnel_s(demo, dashboard):  
     assert page.locator(".funnel details[open]").count() == 1
     page.go_back()
     assert drawn(page) == as_drawn(steps)
+
+
+def test_a_funnel_of_one_segment_stands_beside_that_of_another(fresh, new_page):  # noqa: F811
+    four_visitors(fresh)
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    make_goal(page, fresh)
+    make_funnel(page, fresh)
+    buyers, readers = (make_segment(page, fresh, name, [["has_done", filter]]) for name, filter in (("Buyers", BOUGHT), ("Readers", ["is", "event:page", ["/docs"]])))
+    page.goto(f"{fresh.url}/?site=example.com&period=day&tab=funnel&f=is,segment,{buyers['id']}&compare=segment&against={readers['id']}")
+    assert drawn(page) == [["/", "2", "visitors", "1 left (50%)"], ["/pricing", "1", "50%", ""], ["Signed up", "1", "50%, 100% of step 2", ""]]
+    expect(page.locator(".funnel .change")).to_have_text(["↑ 100%", "↓ 50 pts", "↑ 50 pts"])
+    expect(page.locator(".funnel .change").last).to_have_attribute("title", "up 50 percentage points, better; Readers: 0, 0%")
+    assert [line[-2:] for line in table(page)] == [["1", "100%"], ["1", "100%"], ["0", "0%"]]
+    expect(page.locator("#conversions thead th").last).to_have_text("Of the first, Readers")
+
+
+def test_a_step_with_a_property_is_taken_by_the_hits_that_have_it(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/", ("signup", {"p": {"plan": "pro"}}))
+    visit(fresh, "192.0.2.2", "/", ("signup", {"p": {"plan": "free"}}))
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh, "&compare=none")
+    press(page, "Add a goal")
+    press(page, "New goal")
+    field(page, "Name").fill("Pro")
+    field(page, "It is reached when").select_option("event")
+    field(page, "Name of the event").fill("signup")
+    dialog(page).get_by_role("button", name="+ Condition").click()
+    condition(page, 0, "Property…", "is", "pro", prop="plan")
+    press(page, "Save")
+    press(page, "Done")
+    assert panel_rows(page, "conversions") == [["Pro", "1", "1", "50%"]]
+
+    page.get_by_role("tab", name="Funnels").click()
+    press(page, "Add a funnel")
+    press(page, "New funnel")
+    field(page, "Name").fill("To free")
+    fill_step(page, 0, "Page", "/")
+    step(page, 1).locator("[data-part=dimension]").select_option(label="Property…")
+    step(page, 1).locator("[data-part=property]").fill("plan")
+    step(page, 1).locator("[data-part=value]").press_sequentially("fr")
+    expect(page.get_by_role("option", name="free")).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    press(page, "Save")
+    press(page, "Done")
+    assert drawn(page) == [["/", "2", "visitors", "1 left (50%)"], ["Step 2", "1", "50%", ""]]
 
 
 def test_viewers_look_at_funnels_and_change_none(fresh, new_page):  # noqa: F811
