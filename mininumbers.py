@@ -5852,8 +5852,12 @@ def read_named(kind: str, body: Mapping[str, Any], before: Named | None = None) 
     return name, definition
 
 
-def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: Mapping[str, Any], before: Named | None = None) -> Named:
-    """Add a goal, segment or funnel, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict."""
+def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: Mapping[str, Any], before: Named | None = None,
+               also: Callable[[sqlite3.Connection, Named], None] = lambda db, named: None) -> Named:
+    """Add a goal, segment or funnel, of a person if `user_id` is given; or change one that was there. Raises InvalidInput and Conflict.
+
+    `also` is done in the same transaction.
+    """
     name, definition = read_named(kind, body, before)
     db = store.reader()
     known = read_definitions(db, site.id, user_id)
@@ -5863,7 +5867,12 @@ def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: M
         read_steps(definition["steps"], known)
     else:
         read_filters(*_filters_of(kind, definition), known)  # here, as patterns take the writer's time
-    return store.transact(lambda db: _write_named(db, kind, site.id, user_id, name, definition, before))
+
+    def write(db: sqlite3.Connection) -> Named:
+        named = _write_named(db, kind, site.id, user_id, name, definition, before)
+        also(db, named)
+        return named
+    return store.transact(write)
 
 
 def read_steps(steps: Sequence[Mapping[str, Any]], definitions: Definitions) -> tuple[tuple, ...]:
@@ -8038,7 +8047,17 @@ def post_named(kind: str, app: App, principal: Principal) -> bottle.HTTPResponse
     personal = form.flag("personal") if kind == "segments" else False
     form.check()
     site = (_site_to_read if personal else _site_to_edit)(app, principal, body["site_id"])
-    return respond_json(save_named(app.store, kind, site, _owner(principal, personal), body).as_json(), 201)
+    noting = _noting(app, principal, site, "added")
+    return respond_json(save_named(app.store, kind, site, _owner(principal, personal), body, also=noting).as_json(), 201)
+
+
+def _noting(app: App, by: Principal, site: Site, done: str, before: Named | None = None) -> Callable[[sqlite3.Connection, Named], None]:
+    """Return what writes into the audit trail that something was done to what others see, too; personal things are one's own."""
+    def noting(db: sqlite3.Connection, named: Named) -> None:
+        if named != before and None in (named.user_id, (before or named).user_id):
+            renamed = f"; it was called {before.name}" if before and before.name != named.name else ""
+            note(db, app.clock(), by, f"{named.kind[:-1]} {done}", named.name, f"of {site.domain}{renamed}")
+    return noting
 
 
 def _owner(principal: Principal, personal: bool | None) -> int | None:
@@ -8058,13 +8077,17 @@ def patch_named(kind: str, app: App, principal: Principal, id: int) -> dict:
     if personal is False and before.user_id is not None:
         _site_to_edit(app, principal, site.domain)
     user_id = before.user_id if personal is None else _owner(principal, personal)
-    return save_named(app.store, kind, site, user_id, body, before).as_json()
+    return save_named(app.store, kind, site, user_id, body, before, _noting(app, principal, site, "changed", before)).as_json()
 
 
 def delete_named(kind: str, app: App, principal: Principal, id: int) -> dict:
     """Delete a goal, segment or funnel that nothing else uses."""
-    named, _ = _named_to_edit(app, principal, kind, id)
-    app.store.transact(lambda db: remove_named(db, named))
+    named, site = _named_to_edit(app, principal, kind, id)
+
+    def remove(db: sqlite3.Connection) -> None:
+        remove_named(db, named)
+        _noting(app, principal, site, "removed")(db, named)
+    app.store.transact(remove)
     return {}
 
 
@@ -8163,30 +8186,36 @@ def post_annotation(app: App, principal: Principal) -> dict:
     """Write a note on a day or an hour of a site."""
     values = _read_annotation("site_id", "at", "text")
     site = _site_to_read(app, principal, values.pop("site_id"))
-    return {"id": app.store.transact(lambda db: add_annotation(db, site, principal.actor, **values))}
+
+    def add(db: sqlite3.Connection) -> int:
+        note(db, app.clock(), principal, "note added", f"of {values['at']}", f"of {site.domain}")
+        return add_annotation(db, site, principal.actor, **values)
+    return {"id": app.store.transact(add)}
 
 
-def _annotation_to_change(app: App, principal: Principal, id: int) -> int:
-    domain = app.store.reader().execute("select s.domain from annotations a join sites s on s.id = a.site_id where a.id = ?", (id,)).fetchone()
-    if domain is None:
+def _change_annotation(app: App, principal: Principal, id: int, done: str, change: Callable[[sqlite3.Connection], None]) -> dict:
+    row = app.store.reader().execute("select s.domain, a.at from annotations a join sites s on s.id = a.site_id where a.id = ?", (id,)).fetchone()
+    if row is None:
         raise NotFound("There is no such note.")
-    _site_to_read(app, principal, domain[0])
-    return id
+    domain, at = row
+    _site_to_read(app, principal, domain)
+
+    def change_and_note(db: sqlite3.Connection) -> None:
+        change(db)
+        note(db, app.clock(), principal, f"note {done}", f"of {at}", f"of {domain}")
+    app.store.transact(change_and_note)
+    return {}
 
 
 def patch_annotation(app: App, principal: Principal, id: int) -> dict:
     """Change a note."""
     values = _read_annotation()
-    annotation_id = _annotation_to_change(app, principal, id)
-    app.store.transact(lambda db: change_annotation(db, annotation_id, **values))
-    return {}
+    return _change_annotation(app, principal, id, "changed", lambda db: change_annotation(db, id, **values))
 
 
 def delete_annotation(app: App, principal: Principal, id: int) -> dict:
     """Remove a note."""
-    annotation_id = _annotation_to_change(app, principal, id)
-    app.store.transact(lambda db: remove_annotation(db, annotation_id))
-    return {}
+    return _change_annotation(app, principal, id, "removed", lambda db: remove_annotation(db, id))
 
 
 class Route(NamedTuple):

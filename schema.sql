@@ -299,7 +299,7 @@ create table audit (
   at       integer not null,
   actor    text not null,
   action   text not null,                             -- "site added", "role changed" …
-  object   text not null,                             -- the site, person, token or setting
+  object   text not null,                             -- the site, person, token, setting, goal, segment, funnel or note
   details  text not null                              -- what it was and is; never a secret
 );
 

@@ -777,6 +777,32 @@ def test_the_trail_tells_who_changed_what_the_newest_first(app, person):
         ("owner", "site removed", "new.test", ""), ("owner", "token revoked", "program", ""), ("the command line", "site added", "shell.test", "")]
 
 
+def test_the_trail_tells_of_what_all_who_see_a_site_share_and_of_nothing_personal(app, person):
+    owner, editor = person("owner"), person("editor")
+    since = rows(app, "select max(id) from audit")[0][0]
+
+    def add(path, **body):
+        return f"{path}/{editor.post(path, site_id='example.com', **body)[1]['id']}"
+    goal = add("/api/goals", name="Sign up", kind="event", value="signup")
+    editor.ask("PATCH", goal, {"name": "Signed up"})
+    editor.ask("PATCH", goal, {"name": "Signed up"})   # changes nothing
+    segment = add("/api/segments", name="Here", filters=[["is", "visit:country", ["DE"]]], personal=True)
+    editor.ask("PATCH", segment, {"name": "There"})
+    editor.ask("PATCH", segment, {"personal": False})
+    funnel = add("/api/funnels", name="Way", steps=[{"filters": [["is", "event:page", [page]]]} for page in ("/a", "/b")])
+    note = add("/api/annotations", at="2026-03-02", text="a secret plan")
+    editor.ask("PATCH", note, {"text": "another"})
+    for path in (note, funnel, segment, goal):
+        assert editor.ask("DELETE", path, {})[0] == 200
+    assert person("viewer").ask("DELETE", goal, {})[0] == 403
+    entries = [entry for entry in owner.get("/api/audit")["entries"] if entry["id"] > since]
+    assert {each["actor"] for each in entries} == {"editor"}
+    assert [(each["action"], each["object"], each["details"].removeprefix("of example.com")) for each in reversed(entries)] == [
+        ("goal added", "Sign up", ""), ("goal changed", "Signed up", "; it was called Sign up"), ("segment changed", "There", ""),
+        ("funnel added", "Way", ""), ("note added", "of 2026-03-02", ""), ("note changed", "of 2026-03-02", ""), ("note removed", "of 2026-03-02", ""),
+        ("funnel removed", "Way", ""), ("segment removed", "There", ""), ("goal removed", "Signed up", "")]
+
+
 def test_the_trail_is_read_page_by_page(app, person):
     for number in range(130):
         app.store.transact(lambda db: mininumbers.note(db, 1, OPERATOR, "counted", str(number)))
