@@ -166,6 +166,7 @@ test('an answer has a column for each currency, and nothing about revenue where 
   assert.deepEqual(row.comparison.change, [40, null, -100, null, null]);
   assert.deepEqual(pure.cardsOf(pure.readState('?metric=average_revenue:USD')).slice(6), ['total_revenue:EUR', 'total_revenue:USD', 'average_revenue:USD', 'revenue_per_visitor:USD']);
   assert.equal(pure.csvHead('total_revenue:USD'), 'Revenue (USD)');
+  assert.equal(pure.sayMetric(amount('1.50'), 'total_revenue:EUR'), '€1.50 revenue');
   pure.setCurrencies(['EUR']);
   assert.deepEqual([pure.csvHead('total_revenue:EUR'), pure.METRICS['total_revenue:EUR'].label], ['Revenue (EUR)', 'Revenue']);
   pure.setCurrencies([]);

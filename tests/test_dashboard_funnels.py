@@ -354,7 +354,9 @@ def test_deleting_a_funnel_asks_and_the_first_of_the_others_is_shown(fresh, new_
     open_dashboard(page, fresh)
     make_goal(page, fresh)
     kept, gone = make_funnel(page, fresh), make_funnel(page, fresh, HOSTILE, PRICES, ["is", "event:page", [HOSTILE]])
-    page.goto(f"{fresh.url}/?site=example.com&period=day&tab=funnel:{gone['id']}")
+    segment = [make_segment(page, fresh, name, [["is", "event:page", [name]]]) for name in ("/", "/pricing")][-1]
+    assert segment["id"] == gone["id"]
+    page.goto(f"{fresh.url}/?site=example.com&period=day&tab=funnel:{gone['id']}&f=is,segment,{segment['id']}")
     assert [name for name, *_ in drawn(page)] == ["/pricing", HOSTILE]
     press(page, "Change or add funnels")
     page.get_by_role("button", name=f"Delete {HOSTILE}").click()
@@ -363,6 +365,7 @@ def test_deleting_a_funnel_asks_and_the_first_of_the_others_is_shown(fresh, new_
     press(page, "Done")
     assert [name for name, *_ in drawn(page)] == ["/", "/pricing", "Signed up"]
     assert [each["id"] for each in api(page, fresh, "GET", "funnels?site_id=example.com")["funnels"]] == [kept["id"]]
+    expect(page.locator("#chips li")).to_have_text(["Segment is /pricing×"])   # which only has the same number
 
 
 def test_a_report_that_fails_is_told_and_tried_again_while_the_old_one_stays(fresh, new_page):  # noqa: F811
