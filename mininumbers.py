@@ -3950,6 +3950,9 @@ class Block:
     saw are columns too, longer ones: "page" has a page of every visit, then a second one of those visits that saw two, and so on.
     Visits that saw more stand first, so "page/lengths" says whose they are: the first so many visits'. Where that is not so,
     "page/owners" names, at the end, the visits one by one. Beside a page are its sums, as in "page/pageviews".
+
+    "way" has all hits, visit after visit and in their order, as many of each visit as "events" tells. A hit is a number, the place of its
+    name and page in "way/name" and "way/page"; "way/seconds" are those since the hit before, of a visit's first since the block's first.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[int]], packed: Mapping[str, tuple[str, bytes]] = types.MappingProxyType({})):
@@ -4006,7 +4009,7 @@ class Block:
     def pack(self) -> bytes:
         """Return it as bytes, without what is not kept of sealed days."""
         kept = {name: _pack_column(column) for name, column in self._columns.items()
-                if name in _PACKED or name.partition("/")[0] in _HIT_KINDS and name.partition("/")[2] not in (*_UNPACKED, "exits")}
+                if name in _PACKED or name.partition("/")[0] in (*_HIT_KINDS, "way") and name.partition("/")[2] not in (*_UNPACKED, "exits")}
         header = json.dumps([(name, code, len(data)) for name, (code, data) in kept.items()]).encode()
         return b"".join((len(header).to_bytes(4, "little"), header, *(data for _, data in kept.values())))
 
@@ -4084,13 +4087,14 @@ _ONLY = [bytes(byte) + b"\1" + bytes(255 - byte) for byte in range(256)]  # tabl
 
 
 class _Piece(NamedTuple):
-    """What of a visit lies within some stretch of time: its row, and {value: its _HIT_SUMS} of each kind."""
+    """What of a visit lies within some stretch of time: its row, {value: its _HIT_SUMS} of each kind, and [(name, page, second)] of its hits."""
 
     visit: tuple
     page: dict[int, tuple]
     name: dict[int, tuple]
     hostname: dict[int, tuple]
     hour: dict[int, tuple]
+    way: list[tuple[int, int, int]]
 
 
 class Share(NamedTuple):
@@ -4115,7 +4119,7 @@ def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, share:
             select 1 from visits v where v.site_id = hits.site_id and v.id = hits.visit_id and {share.test('v.visitor')})"""
     hits = db.execute(f"""
         select visit_id, page, name, hostname, engaged, scroll, id from hits
-        where site_id = :site and id >= :low and id < :high and {only} order by visit_id""",
+        where site_id = :site and id >= :low and id < :high and {only} order by visit_id, id""",
                       {"site": site.id, "low": low, "high": high, "only": json.dumps(list(visits or ())), **share._asdict()}).fetchall()
     if visits is None:
         visits = _read_visits(db, site.id, low, high, share, {visit_id for visit_id, *_ in hits if visit_id < low})
@@ -4125,7 +4129,7 @@ def _read_pieces(db: sqlite3.Connection, site: Site, low: int, high: int, share:
 
 
 def _piece(visit: tuple, rows: list[tuple], hour_of: Callable[[int], int]) -> _Piece:
-    piece = _Piece(visit, {}, {}, {}, {})
+    piece = _Piece(visit, {}, {}, {}, {}, [(name, page, hit_id >> 16) for _, page, name, _, _, _, hit_id in rows])
     for _, page, name, hostname, engaged, scroll, hit_id in rows:
         sums = (int(name == PAGEVIEW), 1, engaged, 0 if scroll is None else scroll + 1, int(hit_id == visit[8]))
         hour = hour_of((hit_id >> 16) // 900)
@@ -4161,6 +4165,7 @@ def _block(pieces: list[_Piece], with_visitors: bool) -> Block:
         columns["visitor"] = [numbers.setdefault(visitor, len(numbers)) for visitor in visitors]
     for place, kind in enumerate(_HIT_KINDS, start=1):
         columns.update(_hit_columns(kind, [list(piece[place].items()) for piece in pieces]))
+    columns.update(_way_columns([piece.way for piece in pieces], with_visitors))
     return Block({name: _small(column) for name, column in columns.items()})
 
 
@@ -4178,6 +4183,16 @@ def _hit_columns(kind: str, saw: list[list[tuple[int, tuple]]]) -> dict[str, Seq
     values, sums = zip(*found) if found else ((), ())
     return {kind: values, f"{kind}/lengths": lengths, f"{kind}/owners": owners,
             **{f"{kind}/{name}": column for name, column in zip(_HIT_SUMS, zip(*sums) if sums else [()] * len(_HIT_SUMS))}}
+
+
+def _way_columns(ways: list[list[tuple[int, int, int]]], with_starts: bool) -> dict[str, Sequence[int]]:
+    """Return the columns of the hits of visits; when visits started is only kept where they may be of one visitor."""
+    numbers = {saw: number for number, (saw, _) in enumerate(Counter((name, page) for way in ways for name, page, _ in way).most_common())}
+    first = min((way[0][2] for way in ways), default=0)
+    seconds = [second - before for way in ways for (_, _, second), before in zip(
+        way, itertools.chain([first if with_starts else way[0][2]], map(operator.itemgetter(2), way)))]
+    return {"way": [numbers[name, page] for way in ways for name, page, _ in way], "way/seconds": seconds,
+            "way/name": [name for name, _ in numbers], "way/page": [page for _, page in numbers]}
 
 
 class Day(NamedTuple):
@@ -4253,8 +4268,8 @@ class Choice:
         of_hits = [each for each in filters if any(DIMENSIONS[name].column.startswith("h.") for name in filtered_dimensions([each]))]
         if of_hits:
             self.kind = DIMENSIONS[next(filtered_dimensions(of_hits))].column[2:]
-        self._tests = [self._compile(each) for each in filters if each not in of_hits]
-        self._hit_tests = [self._compile(each) for each in of_hits]
+        self._tests = [self.compile(each) for each in filters if each not in of_hits]
+        self._hit_tests = [self.compile(each) for each in of_hits]
 
     @staticmethod
     def is_possible(filters: Sequence) -> bool:
@@ -4298,14 +4313,14 @@ class Choice:
     def _mask(tests: list[Callable], among: Callable[[str, Wanted], bytes]) -> bytes | None:
         return functools.reduce(_both, (test(among) for test in tests)) if tests else None
 
-    def _compile(self, node: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
+    def compile(self, node: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
         """Return the function that decides a filter, given the function that finds numbers in a column."""
         operator, rest = node[0], node[1:]
         if operator == "not":
-            inner = self._compile(rest[0])
+            inner = self.compile(rest[0])
             return lambda among: inner(among).translate(_FLIP)
         if operator in ("and", "or"):
-            parts, join = [self._compile(each) for each in rest[0]], _both if operator == "and" else _either
+            parts, join = [self.compile(each) for each in rest[0]], _both if operator == "and" else _either
             return lambda among: functools.reduce(join, (part(among) for part in parts))
         return self._compile_leaf(operator, rest)
 
@@ -4690,6 +4705,20 @@ class Days:
             self._check_time()
             if wanted:
                 scan.add(block, sign, wanted)
+
+    def ways(self, period: Period) -> Iterator[tuple[int, Block]] | None:
+        """Return (sign, block) of all that adds up to a period, each visitor's visits in one block; None where days cannot be added up."""
+        first, last = period.first.toordinal(), period.last.toordinal()
+        if not period.is_whole_days or self._unsealed(first, last) is None or not self._may_be_added(first, last):
+            return None
+        return self._blocks(first, last)
+
+    def _blocks(self, first: int, last: int) -> Iterator[tuple[int, Block]]:
+        for day in range(max(first, self._known.start), min(last + 1, self._known.stop)):
+            self._check_time()
+            blocks, seam = self._parts(day, day > first)
+            yield from ((1, block) for block in blocks)
+            yield from seam
 
     def _parts(self, day: int, with_seam: bool) -> tuple[Iterable[Block], list[tuple[int, Block]]]:
         if day not in self._sealed:
@@ -6008,8 +6037,8 @@ def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[s
 
 
 # ---- funnels ---------------------------------------------------------------------------------------------------------
-# How far visitors get on a way of several steps. One pass over the hits of a period gathers, visit by visit, those that matter. Visits
-# that are over are given to their visitors, and visitors who cannot come again are counted, so that little is held at once.
+# How far visitors get on a way of several steps. Sealed days have the ways of visits ready; where they cannot tell, all hits of the
+# period are gone through.
 
 DESTINATIONS = 10  # of those who left a funnel at a step
 
@@ -6018,6 +6047,11 @@ DESTINATIONS = 10  # of those who left a funnel at a step
 # twice the name of a custom event and one. They are plain tuples, as they come, since there are millions.
 Hits = Sequence[tuple[int, int, int, int]]
 Attempt = tuple[list[int], int | None]  # (the ids of its hits, the node of the next hit of the same visit)
+
+
+def _better(one: Attempt | None, other: Attempt) -> Attempt:
+    """Return the longer of two attempts, or of equal ones that which began first."""
+    return other if one is None or (-len(other[0]), other[0]) < (-len(one[0]), one[0]) else one
 
 
 @dataclass(frozen=True)
@@ -6030,15 +6064,27 @@ class Funnel:
     window: int | None
 
     def best(self, hits: Hits) -> Attempt:
-        """Return the longest attempt among the hits of a visit, or of a visitor where there is a window; the earliest of equal ones.
+        """Return the best attempt among the hits of a visit, or of a visitor where there is a window."""
+        if len(hits) == 1:  # most visits
+            return ([hits[0][0]] if hits[0][2] & 1 else []), None
+        chain = self.places(hits)
+        after = chain[-1] + 1 if chain else len(hits)
+        return [hits[place][0] for place in chain], hits[after][3] if after < len(hits) and hits[after][1] == hits[after - 1][1] else None
+
+    def best_of(self, visits: Sequence[list]) -> Attempt:
+        """Return a visitor's best attempt, given the hits of each visit in their order."""
+        if self.window:
+            return self.best([hit for hits in visits for hit in hits])
+        return functools.reduce(_better, map(self.best, visits))
+
+    def places(self, hits: Hits) -> Sequence[int]:
+        """Return which hits are the longest attempt; of equal ones the earliest.
 
         Without a window, and with other hits between, that is who takes each step as soon as they can.
         """
-        if len(hits) == 1:  # most visits
-            return ([hits[0][0]] if hits[0][2] & 1 else []), None
-        chain = self._directly(hits) if self.order == "strict" else self._within(hits, self.window) if self.window else self._soonest(hits)
-        after = chain[-1] + 1 if chain else len(hits)
-        return [hits[place][0] for place in chain], hits[after][3] if after < len(hits) and hits[after][1] == hits[after - 1][1] else None
+        if self.order == "strict":
+            return self._directly(hits)
+        return self._within(hits, self.window) if self.window else self._soonest(hits)
 
     @staticmethod
     def _soonest(hits: Hits, start: int = 0) -> list[int]:
@@ -6114,7 +6160,7 @@ def run_funnels(db: sqlite3.Connection, site: Site, bodies: Sequence[Mapping[str
     for _, _, whole in asked:
         whole.plan(days)
     days.read()
-    return [_funnel_answer(*each, check_time) for each in asked], days.span
+    return [_funnel_answer(*each, days, check_time) for each in asked], days.span
 
 
 def _whole(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: float, definitions: Definitions) -> Answer:
@@ -6123,10 +6169,9 @@ def _whole(db: sqlite3.Connection, site: Site, body: Mapping[str, Any], now: flo
     return Answer(db, site, read_query({"metrics": ["visitors"], **kept}, definitions), now)
 
 
-def _funnel_answer(body: Mapping[str, Any], funnel: Funnel, whole: Answer, check_time: Callable[[], None]) -> dict:
+def _funnel_answer(body: Mapping[str, Any], funnel: Funnel, whole: Answer, days: Days, check_time: Callable[[], None]) -> dict:
     told = whole.as_json()
-    steps, *others = (FunnelReport(report.db, whole.site, funnel, report.period, whole.query.filters, check_time).rows()
-                      for report in (whole.report, whole.other) if report)
+    steps, *others = (_funnel_rows(funnel, report, days, check_time) for report in (whole.report, whole.other) if report)
     for other in others:
         _compare_steps(steps, other)
     asked = {name: told["query"][name] for name in ("site_id", "date_range", "filters", "include")}
@@ -6143,28 +6188,138 @@ def _compare_steps(steps: Sequence[dict], before: Sequence[dict]) -> None:
                               "change": {name: change(metric, step[name], other[name]) for name, metric in metrics.items()}}
 
 
-class FunnelReport:
-    """A funnel in one period: each visitor counts once, by their best attempt."""
+def _funnel_rows(funnel: Funnel, report: Report, days: Days, check_time: Callable[[], None]) -> list[dict]:
+    """Return what the API tells of each step of a funnel in the period of a report."""
+    db, site, filters = report.db, report.site, report.query.filters
+    ways = days.ways(report.period) if FunnelWays.is_possible(funnel, filters) else None
+    counts = FunnelHits(db, site, funnel, report.period, filters, check_time).counts if ways is None else FunnelWays(db, site, funnel, filters, ways).counts
+    return [counts.row(db, place) for place in range(len(funnel.steps))]
+
+
+class FunnelCounts:
+    """How many visitors got how far in a funnel, each by their best attempt."""
+
+    def __init__(self, funnel: Funnel):
+        self._names, count = funnel.names, len(funnel.steps)
+        self.ended = [0] * (count + 1)  # visitors by how many steps they took
+        self.waits: list[Counter[int]] = [Counter() for _ in range(count)]  # seconds from a step to the next → visitors
+        self.went: list[Counter[int | None]] = [Counter() for _ in range(count + 1)]  # after so many steps: node → visitors
+
+    def add(self, attempt: Attempt, sign: int = 1) -> None:
+        """Count a visitor, or take one away."""
+        chain, after = attempt
+        self.ended[len(chain)] += sign
+        self.went[len(chain)][after] += sign
+        for waits, before, hit_id in zip(self.waits, chain, chain[1:]):
+            waits[(hit_id >> 16) - (before >> 16)] += sign
+
+    def row(self, db: sqlite3.Connection, place: int) -> dict:
+        """Return what the API tells of a step."""
+        first, before, here, further = (sum(self.ended[max(1, steps):]) for steps in (1, place, place + 1, place + 2))
+        is_last = place == len(self._names) - 1
+        return {"name": self._names[place], "visitors": here, "rate": _share(here, first), "step_rate": _share(here, before) if place else None,
+                "drop_off": None if is_last else here - further, "seconds": _quartiles(self.waits[place]),
+                "destinations": [] if is_last else self._destinations(db, +self.went[place + 1])}
+
+    @staticmethod
+    def _destinations(db: sqlite3.Connection, went: Counter[int | None]) -> list[dict]:
+        """Return the commonest destinations; that a visit ended is always among them."""
+        texts = dict(db.execute("select id, text from texts where id in (select value from json_each(?))",
+                                (json.dumps([node >> 1 for node in went if node is not None]),)))
+        rows = [{"dimension": None, "value": None, "visitors": visitors} if node is None else
+                {"dimension": "event:name" if node & 1 else "event:page", "value": texts[node >> 1] or DIMENSIONS["event:page"].empty, "visitors": visitors}
+                for node, visitors in went.items()]
+        rows.sort(key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))
+        ended = sum(row["dimension"] is None for row in rows[DESTINATIONS - 1:])
+        kept = [row for place, row in enumerate(rows) if place < DESTINATIONS - ended or row["dimension"] is None]
+        others = sum(went.values()) - sum(row["visitors"] for row in kept)
+        return kept + ([{"dimension": "other", "value": None, "visitors": others}] if others else [])
+
+
+class FunnelWays:
+    """A funnel, read off the ways that days have ready."""
+
+    SHORT = 16  # hits of a visit: of these it is remembered what follows from them
+
+    def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, filters: Sequence, ways: Iterable[tuple[int, Block]]):
+        self._funnel, self._choice = funnel, Choice(db, site, filters)
+        self._steps = [[self._choice.compile(each) for each in filters] for filters in funnel.steps]
+        self._known: dict[bytes, Sequence[int]] = {}
+        self.counts = FunnelCounts(funnel)
+        for sign, block in ways:
+            self._add(block, sign)
+
+    @staticmethod
+    def is_possible(funnel: Funnel, filters: Sequence) -> bool:
+        """Return whether days can tell: filters look at visits only, and steps at pages and names only."""
+        of_steps = [each for filters in funnel.steps for each in filters]
+        return Choice.is_possible(filters) and not Choice.kinds_of(filters) and not any(map(_has_behaviour, of_steps)) \
+            and set(filtered_dimensions(of_steps)) <= {"event:page", "event:name"}
+
+    def _add(self, block: Block, sign: int) -> None:
+        passed, chosen, ends = self._passed(block), self._choice.visits(block), list(itertools.accumulate(block["events"]))
+        nodes = [2 * page if name == PAGEVIEW else 2 * name + 1 for name, page in zip(block["way/name"], block["way/page"])]
+        visits = enumerate(zip([0, *ends], ends)) if chosen is None else itertools.compress(enumerate(zip([0, *ends], ends)), chosen)
+        if "visitor" in block:
+            self._add_visitors(block, sign, passed, nodes, visits)
+        else:
+            self._add_visits(block, sign, passed, nodes, visits)
+
+    def _passed(self, block: Block) -> bytes:
+        """Return for each hit of a block, bit by bit, which steps it passes."""
+        passed = [0] * len(block["way/name"])
+        for place, tests in enumerate(self._steps):
+            masks = (test(lambda name, wanted: block.among(f"way/{name}", wanted)) for test in tests)
+            passed = [bits | passes << place for bits, passes in zip(passed, functools.reduce(_both, masks))]
+        return bytes(map(passed.__getitem__, block["way"]))
+
+    def _add_visits(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[tuple[int, tuple[int, int]]]) -> None:
+        """Count visitors of one visit each."""
+        way, seconds, last = block["way"], block["way/seconds"], [[] for _ in self.counts.went]
+        for _, (start, end) in visits:
+            chain = self._chain(passed[start:end], seconds, start)
+            if chain:
+                last[len(chain)].append(start + chain[-1] + 1 if start + chain[-1] + 1 < end else -1)
+                for place in range(len(chain) - 1):
+                    self.counts.waits[place][sum(seconds[start + chain[place] + 1:start + chain[place + 1] + 1])] += sign
+        for steps, places in enumerate(last):
+            self.counts.ended[steps] += sign * len(places)
+            for number, visitors in Counter(way[place] if place >= 0 else None for place in places).items():
+                self.counts.went[steps][None if number is None else nodes[number]] += sign * visitors
+
+    def _chain(self, passed: bytes, seconds: Sequence[int], start: int) -> Sequence[int]:
+        """Return the places of the best attempt among the hits of a visit, which pass what they pass."""
+        window = self._funnel.window
+        if len(passed) > self.SHORT or window and sum(seconds[start + 1:start + len(passed)]) > window:
+            return self._funnel.places([(second << 16, 0, each, 0) for second, each in zip(itertools.accumulate(seconds[start:start + len(passed)]), passed)])
+        if passed not in self._known:
+            self._known[passed] = self._funnel.places([(0, 0, each, 0) for each in passed])
+        return self._known[passed]
+
+    def _add_visitors(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[tuple[int, tuple[int, int]]]) -> None:
+        """Count visitors who may have several visits."""
+        way, seconds, hits = block["way"], block["way/seconds"], defaultdict(list)
+        for visit, (start, end) in visits:
+            times = itertools.accumulate(seconds[start:end])
+            hits[block["visitor"][visit]].append([(time << 16, visit, each, nodes[number]) for time, each, number in zip(times, passed[start:end], way[start:end])])
+        for of_visitor in hits.values():
+            self.counts.add(self._funnel.best_of(sorted(of_visitor)), sign)
+
+
+class FunnelHits:
+    """A funnel, read off the hits of a period.
+
+    One pass gathers, visit by visit, those that matter. Visits that are over are given to their visitors, and visitors who cannot
+    come again are counted, so that little is held at once.
+    """
 
     def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, period: Period, filters: Sequence, check_time: Callable[[], None]):
         self._db, self._site, self._funnel, self._period, self._filters, self._check_time = db, site, funnel, period, filters, check_time
-        count = len(funnel.steps)
-        self._reached, self._waits, self._went = [0] * (count + 1), [[] for _ in range(count)], [Counter() for _ in range(count)]
+        self.counts = FunnelCounts(funnel)
         self._by_visit: dict[int, list] = {}
         self._visitors: list[dict[int, Any]] = [{}]  # by the day they were last seen
         self._settled = period.start << 16
         self._read()
-
-    def rows(self) -> list[dict]:
-        """Return what the API tells of each step."""
-        return [self._row(place) for place in range(len(self._funnel.steps))]
-
-    def _row(self, place: int) -> dict:
-        reached, is_last = self._reached, place == len(self._funnel.steps) - 1
-        return {"name": self._funnel.names[place], "visitors": reached[place], "rate": _share(reached[place], reached[0]),
-                "step_rate": _share(reached[place], reached[place - 1]) if place else None,
-                "drop_off": None if is_last else reached[place] - reached[place + 1], "seconds": _quartiles(self._waits[place]),
-                "destinations": self._destination_rows(self._went[place])}
 
     def _read(self) -> None:
         """Gather the hits that matter, and from day to day what follows from them."""
@@ -6238,40 +6393,18 @@ class FunnelReport:
         """Return what is kept of a visitor: all hits where there is a window, else the best attempt so far."""
         if self._funnel.window:
             return (before or []) + hits
-        attempt = self._funnel.best(hits)
-        if before is None or (-len(attempt[0]), attempt[0]) < (-len(before[0]), before[0]):
-            return attempt
-        return before
+        return _better(before, self._funnel.best(hits))
 
     def _count(self, visitors: Mapping[int, Any]) -> None:
         for kept in filter(None, visitors.values()):
-            chain, after = self._funnel.best(sorted(kept)) if self._funnel.window else kept
-            for place, hit_id in enumerate(chain):
-                self._reached[place] += 1
-                if place:
-                    self._waits[place - 1].append((hit_id >> 16) - (chain[place - 1] >> 16))
-            if 0 < len(chain) < len(self._funnel.steps):
-                self._went[len(chain) - 1][after] += 1
-
-    def _destination_rows(self, went: Counter) -> list[dict]:
-        """Return the commonest destinations; that a visit ended is always among them."""
-        texts = dict(self._db.execute("select id, text from texts where id in (select value from json_each(?))",
-                                      (json.dumps([node >> 1 for node in went if node is not None]),)))
-        rows = [{"dimension": None, "value": None, "visitors": visitors} if node is None else
-                {"dimension": "event:name" if node & 1 else "event:page", "value": texts[node >> 1] or DIMENSIONS["event:page"].empty, "visitors": visitors}
-                for node, visitors in went.items()]
-        rows.sort(key=lambda row: (-row["visitors"], row["dimension"] or "", row["value"] or ""))
-        ended = sum(row["dimension"] is None for row in rows[DESTINATIONS - 1:])
-        kept = [row for place, row in enumerate(rows) if place < DESTINATIONS - ended or row["dimension"] is None]
-        others = sum(went.values()) - sum(row["visitors"] for row in kept)
-        return kept + ([{"dimension": "other", "value": None, "visitors": others}] if others else [])
+            self.counts.add(self._funnel.best(sorted(kept)) if self._funnel.window else kept)
 
 
-def _quartiles(values: list[int]) -> dict[str, float] | None:
-    """Return the quartiles of numbers, between two of them in proportion; None where there are no numbers."""
+def _quartiles(counts: Counter[int]) -> dict[str, float] | None:
+    """Return the quartiles of counted numbers, between two of them in proportion; None where there are no numbers."""
+    values = sorted(counts.elements())
     if not values:
         return None
-    values.sort()
     return {name: _quantile(values, share) for name, share in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))}
 
 

@@ -347,3 +347,9 @@ create table funnels (
   definition  text not null,                          -- steps, order, window
   unique (site_id, name)
 );
+
+-- version 5
+-- Sealed days know the ways of visits, hit after hit; those that were sealed without are sealed anew.
+delete from rollups;
+delete from columns;
+delete from days;
