@@ -6071,12 +6071,6 @@ class Funnel:
         after = chain[-1] + 1 if chain else len(hits)
         return [hits[place][0] for place in chain], hits[after][3] if after < len(hits) and hits[after][1] == hits[after - 1][1] else None
 
-    def best_of(self, visits: Sequence[list]) -> Attempt:
-        """Return a visitor's best attempt, given the hits of each visit in their order."""
-        if self.window:
-            return self.best([hit for hits in visits for hit in hits])
-        return functools.reduce(_better, map(self.best, visits))
-
     def places(self, hits: Hits) -> Sequence[int]:
         """Return which hits are the longest attempt; of equal ones the earliest.
 
@@ -6236,6 +6230,9 @@ class FunnelCounts:
         return kept + ([{"dimension": "other", "value": None, "visitors": others}] if others else [])
 
 
+Place = tuple[int, tuple[int, int]]  # (the place of a visit in a block, the places between which its hits lie)
+
+
 class FunnelWays:
     """A funnel, read off the ways that days have ready."""
 
@@ -6259,11 +6256,15 @@ class FunnelWays:
     def _add(self, block: Block, sign: int) -> None:
         passed, chosen, ends = self._passed(block), self._choice.visits(block), list(itertools.accumulate(block["events"]))
         nodes = [2 * page if name == PAGEVIEW else 2 * name + 1 for name, page in zip(block["way/name"], block["way/page"])]
-        visits = enumerate(zip([0, *ends], ends)) if chosen is None else itertools.compress(enumerate(zip([0, *ends], ends)), chosen)
-        if "visitor" in block:
-            self._add_visitors(block, sign, passed, nodes, visits)
+        visits: Iterable[Place] = enumerate(zip([0, *ends], ends))
+        if chosen is not None:
+            visits = itertools.compress(visits, chosen)
+        if "visitor" not in block:
+            self._count(block, sign, nodes, self._attempts(block, passed, visits))
+        elif not self._funnel.window:
+            self._count(block, sign, nodes, self._best(block, self._attempts(block, passed, visits)))
         else:
-            self._add_visits(block, sign, passed, nodes, visits)
+            self._add_over_visits(block, sign, passed, nodes, visits)
 
     def _passed(self, block: Block) -> bytes:
         """Return for each hit of a block, bit by bit, which steps it passes."""
@@ -6273,19 +6274,16 @@ class FunnelWays:
             passed = [bits | passes << place for bits, passes in zip(passed, functools.reduce(_both, masks))]
         return bytes(map(passed.__getitem__, block["way"]))
 
-    def _add_visits(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[tuple[int, tuple[int, int]]]) -> None:
-        """Count visitors of one visit each."""
-        way, seconds, last = block["way"], block["way/seconds"], [[] for _ in self.counts.went]
-        for _, (start, end) in visits:
-            chain = self._chain(passed[start:end], seconds, start)
+    def _attempts(self, block: Block, passed: bytes, visits: Iterable[Place]) -> Iterator[tuple[Place, Sequence[int]]]:
+        """Yield each visit with an attempt, and the places of its hits within the visit."""
+        seconds, known = block["way/seconds"], {} if self._funnel.window else self._known
+        for visit in visits:
+            start, end = visit[1]
+            chain = known.get(passed[start:end])
+            if chain is None:
+                chain = self._chain(passed[start:end], seconds, start)
             if chain:
-                last[len(chain)].append(start + chain[-1] + 1 if start + chain[-1] + 1 < end else -1)
-                for place in range(len(chain) - 1):
-                    self.counts.waits[place][sum(seconds[start + chain[place] + 1:start + chain[place + 1] + 1])] += sign
-        for steps, places in enumerate(last):
-            self.counts.ended[steps] += sign * len(places)
-            for number, visitors in Counter(way[place] if place >= 0 else None for place in places).items():
-                self.counts.went[steps][None if number is None else nodes[number]] += sign * visitors
+                yield visit, chain
 
     def _chain(self, passed: bytes, seconds: Sequence[int], start: int) -> Sequence[int]:
         """Return the places of the best attempt among the hits of a visit, which pass what they pass."""
@@ -6296,14 +6294,38 @@ class FunnelWays:
             self._known[passed] = self._funnel.places([(0, 0, each, 0) for each in passed])
         return self._known[passed]
 
-    def _add_visitors(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[tuple[int, tuple[int, int]]]) -> None:
-        """Count visitors who may have several visits."""
-        way, seconds, hits = block["way"], block["way/seconds"], defaultdict(list)
+    @staticmethod
+    def _best(block: Block, attempts: Iterable[tuple[Place, Sequence[int]]]) -> Iterable[tuple[Place, Sequence[int]]]:
+        """Return of each visitor the longest attempt, or of equal ones that which began first."""
+        best: dict[int, tuple] = {}
+        for (visit, (start, end)), chain in attempts:
+            rank = -len(chain), sum(block["way/seconds"][start:start + 1 + chain[0]])
+            if block["visitor"][visit] not in best or rank < best[block["visitor"][visit]][0]:
+                best[block["visitor"][visit]] = rank, ((visit, (start, end)), chain)
+        return [attempt for _, attempt in best.values()]
+
+    def _count(self, block: Block, sign: int, nodes: list[int], attempts: Iterable[tuple[Place, Sequence[int]]]) -> None:
+        way, seconds, last = block["way"], block["way/seconds"], [[] for _ in self.counts.went]
+        for (_, (start, end)), chain in attempts:
+            after = start + chain[-1] + 1
+            last[len(chain)].append(way[after] if after < end else -1)
+            for place in range(len(chain) - 1):
+                self.counts.waits[place][sum(seconds[start + chain[place] + 1:start + chain[place + 1] + 1])] += sign
+        for steps, after in enumerate(last):
+            self.counts.ended[steps] += sign * len(after)
+            for number, visitors in Counter(after).items():
+                self.counts.went[steps][None if number < 0 else nodes[number]] += sign * visitors
+
+    def _add_over_visits(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[Place]) -> None:
+        """Count visitors whose attempts may reach over visits."""
+        way, seconds, of_visitor = block["way"], block["way/seconds"], defaultdict(list)
         for visit, (start, end) in visits:
-            times = itertools.accumulate(seconds[start:end])
-            hits[block["visitor"][visit]].append([(time << 16, visit, each, nodes[number]) for time, each, number in zip(times, passed[start:end], way[start:end])])
-        for of_visitor in hits.values():
-            self.counts.add(self._funnel.best_of(sorted(of_visitor)), sign)
+            of_visitor[block["visitor"][visit]].append((seconds[start], visit, start, end))
+        for theirs in of_visitor.values():
+            if any(each & 1 for _, _, start, end in theirs for each in passed[start:end]):
+                self.counts.add(self._funnel.best([
+                    (time << 16, visit, each, nodes[number]) for _, visit, start, end in sorted(theirs)
+                    for time, each, number in zip(itertools.accumulate(seconds[start:end]), passed[start:end], way[start:end])]), sign)
 
 
 class FunnelHits:

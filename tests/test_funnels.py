@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mininumbers
 import oracle
 from test_conversions import FILTERS, GOALS, MUCH, Shop, cheap_passwords, play, traffic  # noqa: F401 (a fixture that is always used)
 from test_reports import assert_numbers
@@ -42,7 +43,16 @@ class Way(Shop):
         assert answer["visitors"] == expected["visitors"], told
         for step, wanted in zip(answer["steps"], expected["steps"], strict=True):
             assert_step(step, wanted, told)
+        assert self.from_hits(body) == answer["steps"], told
         return answer
+
+    def from_hits(self, body):
+        """The steps as the server tells them where days have no ways ready."""
+        with pytest.MonkeyPatch.context() as patch, self.app.store.snapshot() as db:
+            patch.setattr(mininumbers.FunnelWays, "is_possible", lambda *_: False)
+            site = mininumbers.get_site(db, self.app.settings, self.site.domain)
+            answers, _ = mininumbers.run_funnels(db, site, [body], self.now, definitions=mininumbers.read_definitions(db, site.id, None))
+        return json.loads(json.dumps(answers[0]["steps"]))
 
     def reached(self, *steps, **body):
         """How many visitors reached each step."""
