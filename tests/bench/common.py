@@ -89,11 +89,16 @@ class Server:
 
     def ask(self, queries):
         """Return (the answers to queries in one request, seconds)."""
-        request = urllib.request.Request(self.url + "api/v2/queries", json.dumps({"queries": queries}).encode(),
+        answer, seconds = self.post("api/v2/queries", {"queries": queries})
+        return answer["answers"], seconds
+
+    def post(self, path, body):
+        """Return (the answer to one question, seconds)."""
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(),
                                          {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
         began = time.perf_counter()
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return json.loads(answer.read())["answers"], time.perf_counter() - began
+            return json.loads(answer.read()), time.perf_counter() - began
 
     def memory(self, what="VmRSS"):
         """Return its resident memory in MB, or at its highest with VmHWM."""
