@@ -3959,7 +3959,7 @@ class Block:
         self._columns = dict(columns)
         self._still_packed = packed
         self._planes: dict[str, tuple[str, bytes]] = {}
-        self._masks: dict[tuple[str, frozenset[int]], bytes] = {}
+        self._masks: dict[tuple[str, frozenset[int]], int] = {}
 
     def __len__(self) -> int:
         return len(self["client_id"])
@@ -3979,13 +3979,20 @@ class Block:
             self._planes[name] = code, zlib.decompress(data)
         return self._planes[name]
 
-    def among(self, name: str, wanted: Wanted) -> bytes:
-        """Return for each number of a column whether it is one of those wanted, 1 or 0."""
+    def among(self, name: str, wanted: Wanted) -> int:
+        """Return for each number of a column whether it is one of those wanted, as a number of which each byte is 1 or 0."""
         key = name, wanted.numbers
         if key not in self._masks:
             mask = wanted.in_planes(*self._raw(name)) if name in self._still_packed else None
-            self._masks[key] = bytes(map(wanted.numbers.__contains__, self[name])) if mask is None else mask
+            self._masks[key] = _as_int(bytes(map(wanted.numbers.__contains__, self[name]))) if mask is None else mask
         return self._masks[key]
+
+    def sum(self, name: str, mask: bytes) -> int:
+        """Return the sum of those numbers of a column that a mask has 1 for."""
+        column = self[name]
+        if isinstance(column, array) and column.itemsize == 1:  # as most are: few of them are left to be looked at
+            return sum((_as_int(column.tobytes()) & 255 * _as_int(mask)).to_bytes(len(mask), "little").translate(None, b"\0"))
+        return sum(itertools.compress(column, mask))
 
     def owners(self, kind: str) -> Iterator[int]:
         """Yield the places of the visits that a kind's values are of."""
@@ -3999,7 +4006,7 @@ class Block:
         """Return a mask of the values of a kind as a mask of the visits that have any of them."""
         found, start = 0, 0
         for length in self[f"{kind}/lengths"]:
-            found |= int.from_bytes(mask[start:start + length], "little")
+            found |= _as_int(mask[start:start + length])
             start += length
         gathered = bytearray(found.to_bytes(len(self), "little"))
         for owner in itertools.compress(self[f"{kind}/owners"], mask[start:]):
@@ -4026,7 +4033,7 @@ class Block:
 
 def _pack_column(column: Sequence[int]) -> tuple[str, bytes]:
     """Return (array's letter for the size of a number, the numbers compressed: all their first bytes, all their second bytes, …)."""
-    packed = _small(column)
+    packed = _small(column)[:]
     if sys.byteorder == "big":
         packed.byteswap()
     raw, size = packed.tobytes(), packed.itemsize
@@ -4070,17 +4077,22 @@ class Wanted:
                 lower[number >> 8][number & 255] = 1
         return {upper: bytes(table) for upper, table in lower.items()}
 
-    def in_planes(self, code: str, planes: bytes) -> bytes | None:
+    def in_planes(self, code: str, planes: bytes) -> int | None:
         """Return for each number of a column, as _pack_column() has it, whether it is wanted; None where there is no faster way to tell."""
         if code == "B":
-            return planes.translate(self._lower.get(0, bytes(256)))
+            return _as_int(planes.translate(self._lower.get(0, bytes(256))))
         if code != "H" or len(self._lower) > self.MANY:
             return None
         size, found = len(planes) // 2, 0
         lower, upper = planes[:size], planes[size:]
         for byte, table in self._lower.items():
-            found |= int.from_bytes(lower.translate(table), "little") & int.from_bytes(upper.translate(_ONLY[byte]), "little")
-        return found.to_bytes(size, "little")
+            found |= _as_int(lower.translate(table)) & _as_int(upper.translate(_ONLY[byte]))
+        return found
+
+
+def _as_int(mask: bytes) -> int:
+    """Return a mask as a number: such are joined all at once."""
+    return int.from_bytes(mask, "little")
 
 
 _ONLY = [bytes(byte) + b"\1" + bytes(255 - byte) for byte in range(256)]  # tables that make 1 of one byte, and 0 of all others
@@ -4302,40 +4314,44 @@ class Choice:
 
     def visits(self, block: Block) -> bytes | None:
         """Return for each visit of a block whether it is chosen, 1 or 0; None where all are."""
-        return self._mask(self._tests, block.among)
+        return self.mask(self._tests, block.among, len(block)).to_bytes(len(block), "little") if self._tests else None
 
     def hits(self, block: Block) -> bytes:
         """Return the same for each of what its visits saw of the kind."""
-        mask = self._mask(self._hit_tests, lambda _, wanted: block.among(self.kind, wanted))
-        return _both(mask, block.among("page/pageviews", _ZERO).translate(_FLIP)) if self.views_only else mask
+        count = len(block[self.kind])
+        mask = self.mask(self._hit_tests, lambda _, wanted: block.among(self.kind, wanted), count)
+        return (mask & ~block.among("page/pageviews", _ZERO) if self.views_only else mask).to_bytes(count, "little")
 
     @staticmethod
-    def _mask(tests: list[Callable], among: Callable[[str, Wanted], bytes]) -> bytes | None:
-        return functools.reduce(_both, (test(among) for test in tests)) if tests else None
+    def mask(tests: Iterable[_Test], among: Callable[[str, Wanted], int], count: int) -> int:
+        """Return which of so many numbers pass all tests."""
+        every = _as_int(b"\1" * count)
+        return functools.reduce(operator.and_, (test(among, every) for test in tests), every)
 
-    def compile(self, node: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
-        """Return the function that decides a filter, given the function that finds numbers in a column."""
-        operator, rest = node[0], node[1:]
-        if operator == "not":
+    def compile(self, node: list) -> _Test:
+        """Return the function that decides a filter."""
+        operation, rest = node[0], node[1:]
+        if operation == "not":
             inner = self.compile(rest[0])
-            return lambda among: inner(among).translate(_FLIP)
-        if operator in ("and", "or"):
-            parts, join = [self.compile(each) for each in rest[0]], _both if operator == "and" else _either
-            return lambda among: functools.reduce(join, (part(among) for part in parts))
-        return self._compile_leaf(operator, rest)
+            return lambda among, every: every & ~inner(among, every)
+        if operation in ("and", "or"):
+            parts, join = [self.compile(each) for each in rest[0]], operator.and_ if operation == "and" else operator.or_
+            return lambda among, every: functools.reduce(join, (part(among, every) for part in parts))
+        return self._compile_leaf(operation, rest)
 
-    def _compile_leaf(self, operator: str, rest: list) -> Callable[[Callable[[str, Wanted], bytes]], bytes]:
-        dimension, is_negated, texts = self._where.read_leaf(operator, rest)
+    def _compile_leaf(self, operation: str, rest: list) -> _Test:
+        dimension, is_negated, texts = self._where.read_leaf(operation, rest)
         table, column = dimension.column.split(".")
         sql, name = f"select id from texts where id in ({texts})", column
         if table in _TABLES:
             sql, name = f"select id from {_TABLES[table]} where {column} in ({texts})", _TABLES[table][:-1] + "_id"
         passing = Wanted(each for each, in self._db.execute(sql, self._where.values))
-        return lambda among: among(name, passing).translate(_FLIP) if is_negated else among(name, passing)
+        return lambda among, every: every & ~among(name, passing) if is_negated else among(name, passing)
 
 
+# A filter: given what finds numbers in a column, and the mask of all of them, it gives the mask of those that pass.
+_Test = Callable[[Callable[[str, Wanted], int], int], int]
 _TABLES = {"c": "clients", "o": "origins"}
-_FLIP = bytes([1, 0]) + bytes(254)
 _ZERO = Wanted([0])
 
 
@@ -4344,14 +4360,6 @@ def _has_behaviour(node: Sequence) -> bool:
     if node[0] in ("and", "or"):
         return any(map(_has_behaviour, node[1]))
     return node[0] in ("has_done", "has_not_done") or node[0] == "not" and _has_behaviour(node[1])
-
-
-def _both(one: bytes, other: bytes) -> bytes:
-    return (int.from_bytes(one, "little") & int.from_bytes(other, "little")).to_bytes(len(one), "little")
-
-
-def _either(one: bytes, other: bytes) -> bytes:
-    return (int.from_bytes(one, "little") | int.from_bytes(other, "little")).to_bytes(len(one), "little")
 
 
 class Chosen:
@@ -4372,7 +4380,7 @@ class Chosen:
             mask = None if self.mask is None else self.block.spread(kind, self.mask)
             if kind == self.choice.kind:
                 passing = self.choice.hits(self.block)
-                mask = passing if mask is None else _both(mask, passing)
+                mask = passing if mask is None else (_as_int(mask) & _as_int(passing)).to_bytes(len(mask), "little")
             self._pairs[kind] = mask
         return self._pairs[kind]
 
@@ -4396,7 +4404,7 @@ class Chosen:
         if name == "visitors" and "visitor" in self.block:
             return len(set(self.column("visitor")))
         if name in ("pageviews", "events") and self.choice.kind:
-            return sum(itertools.compress(self.block[f"{self.choice.kind}/{self.choice.counted(name)}"], self.pairs(self.choice.kind)))
+            return self.block.sum(f"{self.choice.kind}/{self.choice.counted(name)}", self.pairs(self.choice.kind))
         amounts = self.amounts(name)
         return self.count if amounts is None else sum(amounts)
 
@@ -5987,12 +5995,17 @@ def note_goals(store: Store, site: Site, deadline: float = math.inf) -> None:
             where d.site_id = :site and d.state = 1 and not exists (select 1 from rollups r where r.site_id = d.site_id and r.days = 1
                 and r.day = d.day and r.dimension = :dimension and r.seam = 0 and r.value = j.value)
             group by d.day""", {"site": site.id, "goals": json.dumps(list(goals)), "dimension": GOAL_PLACE}).fetchall()
+    writing: list[Future] = []
     for day, seal, keys in missing:
         if time.monotonic() > deadline:
-            return
+            break
         with store.snapshot() as db:
             rows = _goal_rows(db, site, day, {key: goals[key] for key in json.loads(keys)})
-        store.transact(lambda db: _write_goal_rows(db, site.id, day, seal, list(goals), rows))
+        writing.append(store.submit(_write_goal_rows, (site.id, day, seal, list(goals), rows)))
+        if len(writing) > 8:  # days that are small are written several at a time
+            store.wait(writing.pop(0), WRITE_TIMEOUT)
+    for done in writing:
+        store.wait(done, WRITE_TIMEOUT)
 
 
 def _goal_rows(db: sqlite3.Connection, site: Site, day: int, goals: Mapping[int, tuple]) -> list[tuple]:
@@ -6015,13 +6028,15 @@ def _goal_rows(db: sqlite3.Connection, site: Site, day: int, goals: Mapping[int,
 GOAL_METRICS = ("visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration")  # which are made of GOAL_SUMS
 
 
-def _write_goal_rows(db: sqlite3.Connection, site_id: int, day: int, seal: int, keys: list[int], rows: list[tuple]) -> None:
-    """Write what was noted of a day, unless the day was opened since; what is noted of goals that are no more goes."""
-    if db.execute("select 1 from days where site_id = ? and day = ? and seal = ? and state = 1", (site_id, day, seal)).fetchone():
-        db.execute("""
-            delete from rollups where site_id = ? and days = 1 and day = ? and dimension = ? and value not in (select value from json_each(?))""",
-                   (site_id, day, GOAL_PLACE, json.dumps(keys)))
-        _insert(db, "rollups", _ROLLUP_COLUMNS, [(site_id, 1, day, GOAL_PLACE, *row) for row in rows], "on conflict do nothing")
+def _write_goal_rows(db: sqlite3.Connection, days: Sequence[tuple]) -> list[None]:
+    """Write what was noted of days, but for those that were opened since; what is noted of goals that are no more goes."""
+    for site_id, day, seal, keys, rows in days:
+        if db.execute("select 1 from days where site_id = ? and day = ? and seal = ? and state = 1", (site_id, day, seal)).fetchone():
+            db.execute("""
+                delete from rollups where site_id = ? and days = 1 and day = ? and dimension = ? and value not in (select value from json_each(?))""",
+                       (site_id, day, GOAL_PLACE, json.dumps(keys)))
+            _insert(db, "rollups", _ROLLUP_COLUMNS, [(site_id, 1, day, GOAL_PLACE, *row) for row in rows], "on conflict do nothing")
+    return [None] * len(days)
 
 
 def suggest_goals(db: sqlite3.Connection, site: Site, now: float) -> list[dict[str, Any]]:
@@ -6269,10 +6284,11 @@ class FunnelWays:
 
     def _passed(self, block: Block) -> bytes:
         """Return for each hit of a block, bit by bit, which steps it passes."""
-        passed = [0] * len(block["way/name"])
+        count = len(block["way/name"])
+        passed = [0] * count
         for place, tests in enumerate(self._steps):
-            masks = (test(lambda name, wanted: block.among(f"way/{name}", wanted)) for test in tests)
-            passed = [bits | passes << place for bits, passes in zip(passed, functools.reduce(_both, masks))]
+            mask = Choice.mask(tests, lambda name, wanted: block.among(f"way/{name}", wanted), count)
+            passed = [bits | passes << place for bits, passes in zip(passed, mask.to_bytes(count, "little"))]
         return bytes(map(passed.__getitem__, block["way"]))
 
     def _attempts(self, block: Block, passed: bytes, visits: Iterable[Place]) -> Iterator[tuple[Place, Sequence[int]]]:

@@ -299,6 +299,7 @@ def test_months_are_added_up_too(tmp_path):
     with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
         fill_demo(app, "example.com", 4_000, 100, 5)
         app.run_jobs()
+        seal(app)  # as long as it takes: a job leaves the rest for the next time
         assert app.store.reader().execute("select count(distinct day) from rollups where days > 1").fetchone()[0] == 3
         for dimension in ([], *([name] for name in DIMENSIONS)):
             for period in ("6mo", "12mo", ["2025-11-25", "2026-02-20"], ["2025-12-31", "2026-02-28"]):
@@ -618,7 +619,8 @@ def test_columns_come_back_as_they_were(columns):
 def test_numbers_are_found_in_packed_columns_as_in_others(numbers, wanted, most):
     numbers, wanted = [number % most for number in numbers], [number % most for number in wanted] + numbers[:1]
     block = Block({"page": numbers})
-    assert Block.unpack(block.pack()).among("page", Wanted(wanted)) == block.among("page", Wanted(wanted)) == bytes(number in wanted for number in numbers)
+    found = int.from_bytes(bytes(number in wanted for number in numbers), "little")
+    assert Block.unpack(block.pack()).among("page", Wanted(wanted)) == block.among("page", Wanted(wanted)) == found
 
 
 def test_columns_hold_no_visitor(told):
