@@ -20,7 +20,7 @@ import webtest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mininumbers import Caller, Settings, Unauthorized, create_app  # noqa: E402
+from mininumbers import SCRYPT, Caller, Settings, Unauthorized, create_app  # noqa: E402
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36"
 PASSWORD = "correct horse battery"
@@ -93,6 +93,49 @@ class Site:
 @pytest.fixture
 def site(app):
     return Site(app)
+
+
+@pytest.fixture(scope="module")
+def cheap_passwords():
+    """Passwords need not be slow to check where nobody guesses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCRYPT, "n", 16)
+        yield
+
+
+class Person:
+    """Somebody with a browser of their own, or a program with a token."""
+
+    def __init__(self, app, address="192.0.2.1", agent=CHROME, token=None):
+        known = {"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}
+        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": address, "HTTP_USER_AGENT": agent, "HTTP_SEC_FETCH_SITE": "same-origin", **known})
+
+    def ask(self, method, path, body=None):
+        """Ask and return (status, the JSON of the answer)."""
+        raw = b"" if body is None else json.dumps(body).encode()
+        self.answer = self.web.request(path, method=method, body=raw, headers={"Content-Type": "application/json"}, expect_errors=True)
+        return self.answer.status_int, self.answer.json
+
+    def get(self, path):
+        status, body = self.ask("GET", path)
+        assert status == 200, body
+        return body
+
+    def post(self, path, **body):
+        return self.ask("POST", path, body)
+
+    def sign_in(self, username="owner", password=PASSWORD, **more):
+        return self.post("/api/login", username=username, password=password, **more)
+
+    @property
+    def name(self):
+        """Who the server takes this browser for."""
+        user = self.get("/api/session")["user"]
+        return user and user["username"]
+
+    @property
+    def sites(self):
+        return [site["domain"] for site in self.get("/api/sites")["sites"]]
 
 
 class Server:

@@ -16,23 +16,15 @@ import struct
 import threading
 
 import pytest
-import webtest
 
 import mininumbers
-from conftest import CHROME, PASSWORD, ROOT, MovableClock, run_command
+from conftest import PASSWORD, ROOT, MovableClock, Person, run_command
 from mininumbers import OPERATOR, Caller, Settings, create_app
 
 DAY = 86_400
 FIREFOX = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:133.0) Gecko/20100101 Firefox/133.0"
 NEW_PASSWORD = "staple, battery, horse"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    """That hashing is slow is another file's matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mininumbers.SCRYPT, "n", 16)
-        yield
+pytestmark = pytest.mark.usefixtures("cheap_passwords")   # that hashing is slow is another file's matter
 
 
 @pytest.fixture
@@ -44,41 +36,6 @@ def app(tmp_path, clock):
         for role in ("admin", "editor", "viewer"):
             app.accounts.add_user(OPERATOR, role, PASSWORD, role, ["example.com"])
         yield app
-
-
-class Person:
-    """Somebody with a browser of their own, or a program with a token."""
-
-    def __init__(self, app, address="192.0.2.1", agent=CHROME, token=None):
-        known = {"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}
-        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": address, "HTTP_USER_AGENT": agent, "HTTP_SEC_FETCH_SITE": "same-origin", **known})
-
-    def ask(self, method, path, body=None):
-        """Ask and return (status, the JSON of the answer)."""
-        raw = b"" if body is None else json.dumps(body).encode()
-        self.answer = self.web.request(path, method=method, body=raw, headers={"Content-Type": "application/json"}, expect_errors=True)
-        return self.answer.status_int, self.answer.json
-
-    def get(self, path):
-        status, body = self.ask("GET", path)
-        assert status == 200, body
-        return body
-
-    def post(self, path, **body):
-        return self.ask("POST", path, body)
-
-    def sign_in(self, username="owner", password=PASSWORD, **more):
-        return self.post("/api/login", username=username, password=password, **more)
-
-    @property
-    def name(self):
-        """Who the server takes this browser for."""
-        user = self.get("/api/session")["user"]
-        return user and user["username"]
-
-    @property
-    def sites(self):
-        return [site["domain"] for site in self.get("/api/sites")["sites"]]
 
 
 @pytest.fixture

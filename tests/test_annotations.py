@@ -1,23 +1,13 @@
 """Notes on the chart: who may write them, what they hold, and where they go with their site."""
 import contextlib
-import json
 
 import pytest
-import webtest
 
-import mininumbers
-from conftest import CHROME, PASSWORD, ask
+from conftest import PASSWORD, Person, ask
 from mininumbers import OPERATOR, Settings, create_app
 
 PATH = "/api/annotations"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    """That hashing is slow is another file's matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mininumbers.SCRYPT, "n", 16)
-        yield
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 
 @pytest.fixture
@@ -31,21 +21,16 @@ def app(tmp_path, clock):
         yield app
 
 
-class Person:
-    """Somebody who is signed in."""
+class Writer(Person):
+    """Somebody who is signed in, and writes notes."""
 
     def __init__(self, app, username):
-        self.web = webtest.TestApp(app, extra_environ={"REMOTE_ADDR": "127.0.0.1", "HTTP_USER_AGENT": CHROME, "HTTP_SEC_FETCH_SITE": "same-origin"})
-        assert self.ask("POST", "/api/login", username=username, password=PASSWORD)[0] == 200
-
-    def ask(self, method, path, **body):
-        """Ask and return (status, the JSON of the answer)."""
-        answer = self.web.request(path, method=method, body=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, expect_errors=True)
-        return answer.status_int, answer.json
+        super().__init__(app)
+        assert self.sign_in(username)[0] == 200
 
     def write(self, at="2026-03-02", text="Launch", domain="example.com"):
         """Write a note and return its id."""
-        status, body = self.ask("POST", PATH, site_id=domain, at=at, text=text)
+        status, body = self.post(PATH, site_id=domain, at=at, text=text)
         assert status == 200, body
         return body["id"]
 
@@ -58,21 +43,21 @@ class Person:
 
 @pytest.fixture
 def editor(app):
-    return Person(app, "editor")
+    return Writer(app, "editor")
 
 
 @pytest.fixture
 def viewer(app):
-    return Person(app, "viewer")
+    return Writer(app, "viewer")
 
 
 def test_a_note_is_written_changed_and_removed_by_an_editor_and_read_by_a_viewer(editor, viewer):
     note = editor.write("2026-03-02", "  Launch  ")
     assert viewer.notes() == [(note, "2026-03-02", "Launch", "editor")]
-    assert editor.ask("PATCH", f"{PATH}/{note}", text="The launch") == (200, {})
-    assert editor.ask("PATCH", f"{PATH}/{note}", at="2026-03-03 14:00:00") == (200, {})
+    assert editor.ask("PATCH", f"{PATH}/{note}", {"text": "The launch"}) == (200, {})
+    assert editor.ask("PATCH", f"{PATH}/{note}", {"at": "2026-03-03 14:00:00"}) == (200, {})
     assert viewer.notes() == [(note, "2026-03-03 14:00:00", "The launch", "editor")]
-    assert editor.ask("PATCH", f"{PATH}/{note}") == (200, {})
+    assert editor.ask("PATCH", f"{PATH}/{note}", {}) == (200, {})
     assert editor.ask("DELETE", f"{PATH}/{note}") == (200, {})
     assert viewer.notes() == []
 
@@ -88,19 +73,19 @@ def test_a_viewer_is_told_that_they_may_not_write_and_cannot(editor, viewer):
     note = editor.write()
     days = f"{PATH}?site_id=example.com&from=2026-03-02&to=2026-03-02"
     assert [person.ask("GET", days)[1]["may_edit"] for person in (editor, viewer)] == [True, False]
-    assert viewer.ask("POST", PATH, site_id="example.com", at="2026-03-02", text="x")[0] == 403
-    assert viewer.ask("PATCH", f"{PATH}/{note}", text="x")[0] == 403
+    assert viewer.post(PATH, site_id="example.com", at="2026-03-02", text="x")[0] == 403
+    assert viewer.ask("PATCH", f"{PATH}/{note}", {"text": "x"})[0] == 403
     assert viewer.ask("DELETE", f"{PATH}/{note}")[0] == 403
     assert editor.notes() == [(note, "2026-03-02", "Launch", "editor")]
 
 
 def test_the_notes_of_a_site_one_may_not_see_are_not_there(app, editor):
-    note = Person(app, "owner").write(domain="other.test")
+    note = Writer(app, "owner").write(domain="other.test")
     assert editor.ask("GET", f"{PATH}?site_id=other.test")[0] == 404
-    assert editor.ask("POST", PATH, site_id="other.test", at="2026-03-02", text="x")[0] == 404
-    assert editor.ask("PATCH", f"{PATH}/{note}", text="x")[0] == 404
+    assert editor.post(PATH, site_id="other.test", at="2026-03-02", text="x")[0] == 404
+    assert editor.ask("PATCH", f"{PATH}/{note}", {"text": "x"})[0] == 404
     assert editor.ask("DELETE", f"{PATH}/{note}")[0] == 404
-    assert Person(app, "owner").notes(domain="other.test") == [(note, "2026-03-02", "Launch", "owner")]
+    assert Writer(app, "owner").notes(domain="other.test") == [(note, "2026-03-02", "Launch", "owner")]
 
 
 def test_notes_go_with_their_site(app, editor):
@@ -108,7 +93,7 @@ def test_notes_go_with_their_site(app, editor):
     app.remove_site("example.com")
     assert ask(app.settings.db, "select * from annotations") == []
     app.add_site("example.com")
-    assert Person(app, "owner").notes() == []
+    assert Writer(app, "owner").notes() == []
 
 
 @pytest.mark.parametrize("field, value", [
@@ -117,12 +102,12 @@ def test_notes_go_with_their_site(app, editor):
     ("text", "x" * 501), ("text", "x" * 100_000), ("text", "one\ntwo"), ("text", "nul\0"), ("text", {"a": 1}), ("site_id", ""), ("site_id", None)])
 def test_what_will_not_do_is_named_and_nothing_is_written(editor, field, value):
     body = {"site_id": "example.com", "at": "2026-03-02", "text": "Launch", field: value}
-    status, answer = editor.ask("POST", PATH, **body)
+    status, answer = editor.post(PATH, **body)
     assert status in (400, 413)
     assert status == 413 or [each["field"] for each in answer["details"]] == [field]
     note = editor.write()
     if field != "site_id":
-        assert editor.ask("PATCH", f"{PATH}/{note}", **{field: value})[0] == status
+        assert editor.ask("PATCH", f"{PATH}/{note}", {field: value})[0] == status
     assert editor.notes() == [(note, "2026-03-02", "Launch", "editor")]
 
 
@@ -135,6 +120,6 @@ def test_any_text_comes_back_as_it_went_in(editor, text):
 def test_a_note_that_is_gone_can_be_neither_changed_nor_removed(editor):
     note = editor.write()
     editor.ask("DELETE", f"{PATH}/{note}")
-    assert editor.ask("PATCH", f"{PATH}/{note}", text="x")[0] == 404
+    assert editor.ask("PATCH", f"{PATH}/{note}", {"text": "x"})[0] == 404
     assert editor.ask("DELETE", f"{PATH}/{note}")[0] == 404
     assert editor.write() != note

@@ -3,10 +3,8 @@
 As in test_reports.py every question is put to the server and to the oracle, which share no code, and the two must agree.
 """
 import contextlib
-import hashlib
 import itertools
 import json
-import random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,7 +13,9 @@ from hypothesis import strategies as st
 import mininumbers
 import oracle
 from conftest import PASSWORD
-from test_reports import MONDAY, PEOPLE, World, assert_agree
+from test_reports import PEOPLE, World, assert_agree
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 # ---- the world -------------------------------------------------------------------------------------------------------
 
@@ -58,14 +58,6 @@ class Shop(World):
         answer = self.add(what, 400, **body)
         assert field in [each["field"] for each in answer["details"]], answer
         return answer["error"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    scrypt = hashlib.scrypt
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashlib, "scrypt", lambda *args, **options: scrypt(*args, **options | {"n": 2}))
-        yield
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import mininumbers
 import oracle
-from test_conversions import FILTERS, GOALS, MUCH, Shop, cheap_passwords, play, traffic  # noqa: F401 (a fixture that is always used)
+from test_conversions import FILTERS, GOALS, MUCH, Shop, play, traffic
 from test_reports import assert_numbers
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 # ---- the world -------------------------------------------------------------------------------------------------------
 

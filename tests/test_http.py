@@ -35,14 +35,7 @@ from mininumbers import OPERATOR, ROUTES, Settings, create_app, find_user, open_
 HIT = {"n": "pageview", "u": "https://example.com/", "d": "example.com"}
 QUESTION = {"site_id": "example.com", "metrics": ["visitors"], "date_range": "day"}
 FOREIGN = {"Origin": "https://evil.test", "Sec-Fetch-Site": "cross-site"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    """Many apps are opened and many people signed in here; that hashing is slow is another file's matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mininumbers.SCRYPT, "n", 16)
-        yield
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 
 class Edge:

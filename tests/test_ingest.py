@@ -18,20 +18,12 @@ import pytest
 import webtest
 from hypothesis import example, given, settings as budget, strategies as st
 
-import mininumbers
 from conftest import CHROME, PASSWORD, ROOT, MovableClock, Site
 from mininumbers import DROP_REASONS, GeoIP, Settings, behind_proxies, create_app
 
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 Mobile/15E148 Safari/604.1"
 GEOIP = str(ROOT / "GeoLite2-Country.mmdb")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    """Hundreds of apps are opened here, and none is for its password."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mininumbers.SCRYPT, "n", 16)
-        yield
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 
 def ask(app, query, *values):

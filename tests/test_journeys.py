@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import mininumbers
 import oracle
-from test_conversions import FILTERS, GOALS, PAGES, Shop, cheap_passwords, new_shop, play, shop, traffic  # noqa: F401
+from test_conversions import FILTERS, GOALS, PAGES, Shop, new_shop, play, shop, traffic  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 # ---- the world -------------------------------------------------------------------------------------------------------
 

@@ -9,18 +9,12 @@ import tracemalloc
 
 import pytest
 
-import mininumbers
-from conftest import PASSWORD, MovableClock, Site
+from conftest import PASSWORD, MovableClock, Person, Site
 from hypothesis import given, settings as budget, strategies as st
 from mininumbers import LIMITER_KEYS, OPERATOR, Attempts, Limiter, Settings, TooMany, create_app, network_of
-from test_accounts import Person
 
 OWNERS_BROWSER = "198.51.100.1"
-
-
-@pytest.fixture(autouse=True)
-def cheap_passwords(monkeypatch):
-    monkeypatch.setitem(mininumbers.SCRYPT, "n", 16)
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 
 # ---- counting --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ comparisons · order and pages · late news · random traffic · questions that 
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -25,6 +24,8 @@ from webtest import TestApp
 import oracle
 from mininumbers import Settings, create_app
 from oracle import Agent, Sent, Site
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # People and places
@@ -182,15 +183,6 @@ def assert_changes(metrics, row, wanted, question):
         shown = oracle.change(metric, row["metrics"][place], before["metrics"][place])
         assert any(got is may if got is None or may is None else abs(got - may) <= 0.1
                    for may in (exact, shown)), f"change of {metric}{question}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passwords():
-    """Each world has a password of its own and none is ever guessed: they need not be slow to check."""
-    scrypt = hashlib.scrypt
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashlib, "scrypt", lambda *args, **options: scrypt(*args, **options | {"n": 2}))
-        yield
 
 
 @pytest.fixture
