@@ -279,8 +279,10 @@ def test_filters_and_comparison_of_the_page_are_the_funnel_s(demo, dashboard):  
     settle(page)
     assert int(drawn(page)[0][1].replace(",", "")) > steps[0]["visitors"]
     assert page.locator(".funnel details[open]").count() == 1
+    page.locator(".funnel summary").focus()
     page.go_back()
     assert drawn(page) == as_drawn(steps)
+    expect(page.locator(".funnel summary")).to_be_focused()
 
 
 def test_a_funnel_of_one_segment_stands_beside_that_of_another(fresh, new_page):  # noqa: F811
