@@ -7633,7 +7633,7 @@ def dashboard_file() -> StaticFile:
     type. Rules of style go without the space around their punctuation, too.
     """
     body = _REMARKS.sub(b"", asset("dashboard.html").read_bytes())
-    body = _STYLE.sub(lambda style: re.sub(rb"\s*([{};,])\s*", rb"\1", style[0]), body)
+    body = _STYLE.sub(lambda style: re.sub(rb"\s*([{};,>])\s*|(?<=:)\s+", rb"\1", style[0]), body)
 
     def hashes(tag: bytes) -> str:
         found = re.findall(rb"<" + tag + rb"\b[^>]*>(.*?)</" + tag + rb">", body, re.DOTALL)
