@@ -6314,11 +6314,12 @@ class FunnelWays:
     @staticmethod
     def _best(block: Block, attempts: Iterable[tuple[Place, Sequence[int]]]) -> Iterable[tuple[Place, Sequence[int]]]:
         """Return of each visitor the longest attempt, or of equal ones that which began first."""
-        best: dict[int, tuple] = {}
-        for (visit, (start, end)), chain in attempts:
-            rank = -len(chain), sum(block["way/seconds"][start:start + 1 + chain[0]])
-            if block["visitor"][visit] not in best or rank < best[block["visitor"][visit]][0]:
-                best[block["visitor"][visit]] = rank, ((visit, (start, end)), chain)
+        visitors, seconds, best = block["visitor"], block["way/seconds"], dict[int, tuple]()
+        for visit, chain in attempts:
+            visitor, start = visitors[visit[0]], visit[1][0]
+            rank = -len(chain), sum(seconds[start:start + 1 + chain[0]])
+            if visitor not in best or rank < best[visitor][0]:
+                best[visitor] = rank, (visit, chain)
         return [attempt for _, attempt in best.values()]
 
     def _count(self, block: Block, sign: int, nodes: list[int], attempts: Iterable[tuple[Place, Sequence[int]]]) -> None:
@@ -6335,9 +6336,9 @@ class FunnelWays:
 
     def _add_over_visits(self, block: Block, sign: int, passed: bytes, nodes: list[int], visits: Iterable[Place]) -> None:
         """Count visitors whose attempts may reach over visits."""
-        way, seconds, of_visitor = block["way"], block["way/seconds"], defaultdict(list)
+        way, seconds, visitors, of_visitor = block["way"], block["way/seconds"], block["visitor"], defaultdict(list)
         for visit, (start, end) in visits:
-            of_visitor[block["visitor"][visit]].append((seconds[start], visit, start, end))
+            of_visitor[visitors[visit]].append((seconds[start], visit, start, end))
         for theirs in of_visitor.values():
             if any(each & 1 for _, _, start, end in theirs for each in passed[start:end]):
                 self.counts.add(self._funnel.best([
