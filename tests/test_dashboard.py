@@ -1438,6 +1438,9 @@ FOCUSED = """() => { const at = document.activeElement, {outlineStyle, outlineWi
 def test_the_tab_key_reaches_everything_and_the_focus_can_be_seen(demo, dashboard, new_page, view):
     if view == "report":
         page = dashboard("?f=is,visit:device,Mobile")
+        page.locator("#retention").scroll_into_view_if_needed()
+        expect(page.locator("#retention-words")).not_to_be_empty()
+        expect(page.locator("#flow li")).not_to_have_count(0)
         page.get_by_text("The same as a table").click()
     else:
         page = new_page(demo.url)
