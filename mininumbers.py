@@ -5490,7 +5490,7 @@ def change(metric: str, now: Any, before: Any, was_seen: bool = True) -> Any:
         return round(now - before, 1)
     if before == 0:  # no visits at all have no bounce rate either, though it reads 0
         return 0 if now == 0 else None
-    return round(100 * (now - before) / before, 1)
+    return round(100 * (now - before) / abs(before), 1)  # refunds can make revenue negative
 
 
 class _Kept(NamedTuple):
@@ -7501,11 +7501,13 @@ def _recently_named(db: sqlite3.Connection, since: int) -> set[int]:
     return named
 
 
+SEAL_SECONDS = 5  # at once, as years of days may have come together: other jobs, and SIGTERM, want their turn
+
 JOBS: tuple[tuple[str, Callable[[App], Any], int], ...] = (
     ("rotate salts", rotate_salts, 60),
     ("settle visits", settle_visits, 60),
     ("purge", purge, 6 * 3600),
-    ("seal days", lambda app: seal(app, seconds=5), 10),  # years of them may have come at once: other jobs, and SIGTERM, want their turn
+    ("seal days", lambda app: seal(app, SEAL_SECONDS), 10),
 )
 
 

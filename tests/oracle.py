@@ -560,7 +560,7 @@ def change(metric, now, before, seen_before=True):
         return now - before
     if before == 0:  # a bounce rate too, of no visits
         return 0 if now == 0 else None
-    return 100 * (now - before) / before
+    return 100 * (now - before) / abs(before)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -349,6 +349,12 @@ def test_revenue_by_source_page_property_and_goal_over_time_and_compared(shop):
     assert compared[0]["comparison"] == {"dimensions": [], "metrics": [{"EUR": "30.00"}], "change": [{"EUR": -93.0}]}
 
 
+def test_what_rose_from_below_zero_rose(shop):
+    shop.event("ann", "refund", **paid("-10")), shop.wait(days=1), shop.event("bob", "buy", **paid("20"))
+    rows = shop.answer({"metrics": ["total_revenue"], "date_range": ["2026-06-02", "2026-06-02"], "include": {"comparisons": {"mode": "previous_period"}}})["results"]
+    assert rows[0]["comparison"] == {"dimensions": [], "metrics": [{"EUR": "-10.00"}], "change": [{"EUR": 300.0}]}
+
+
 def test_revenue_of_sealed_days_and_of_many_rows(shop):
     for number in range(30):
         shop.view("ann", f"/{number}"), shop.event("ann", "buy", f"/{number}", **paid(number))
