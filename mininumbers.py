@@ -3767,6 +3767,14 @@ _TESTS = {
 }
 
 
+def _balanced(operator: str, conditions: Sequence[str]) -> str:
+    """Return conditions joined, many of them as a tree: SQLite takes a row of a thousand for an expression that is too deep."""
+    if len(conditions) <= 8:
+        return f" {operator} ".join(conditions)
+    middle = len(conditions) // 2
+    return f"({_balanced(operator, conditions[:middle])}) {operator} ({_balanced(operator, conditions[middle:])})"
+
+
 class Where:
     """The one compiler from (site, period, filters) to SQL."""
 
@@ -3775,7 +3783,7 @@ class Where:
 
     def compile(self, filters: Sequence) -> str:
         """Return the condition over h, v, c and o that all `filters` hold. Raises InvalidInput."""
-        return " and ".join(["true", *(self._filter(each, 0) for each in filters)])
+        return _balanced("and", ["true", *(self._filter(each, 0) for each in filters)])
 
     def compile_visits(self, filters: Sequence) -> str:
         """Return the condition that a hit is of a visit which `filters` choose: some hit of it within the period passes them all."""
@@ -3822,7 +3830,7 @@ class Where:
     def _join(self, operator: str, rest: list, depth: int) -> str:
         if len(rest) != 1 or not isinstance(rest[0], list) or not rest[0]:
             raise InvalidInput.of("filters", f"\"{operator}\" takes a list of filters")
-        return "(" + f" {operator} ".join(self._filter(each, depth + 1) for each in rest[0]) + ")"
+        return f"({_balanced(operator, [self._filter(each, depth + 1) for each in rest[0]])})"
 
     def _behaviour(self, operator: str, inner: str) -> str:
         """Return the condition that the hit's visit has, or has not, some hit within the period that passes `inner`."""

@@ -415,6 +415,14 @@ def test_a_question_that_makes_no_sense_is_refused_by_field(way, field, body):
     way.refused_report(field, **body)
 
 
+@pytest.mark.parametrize("dimension, value", [("event:page", "/a"), ("visit:os", "Linux"), ("event:props:plan", "pro")])
+def test_steps_of_a_thousand_filters_each_are_answered(way, dimension, value):
+    way.event("bob", "seen", "/a", p={"plan": "pro"}), way.event("bob", "seen", "/a", p={"plan": "pro"})
+    many = way.segment("Many", ["or", [*(["is", dimension, [f"/{number}"]] for number in range(1_100)), ["is", dimension, [value]]]])
+    body = {"site_id": "example.com", "date_range": "day", "steps": [{"filters": [["is", "segment", [many]]]}] * 8, "filters": [["is", "event:page", ["/a"]]]}
+    assert [step["visitors"] for step in way.call("POST", "/api/funnels/report", body)["steps"]] == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
 def test_the_mistake_names_its_step(way):
     assert "step 2: " in way.refused_report("steps", steps=[page("/"), goal("No such")])
     assert "step 1 must have filters" in way.refused_report("steps", steps=[{}, page("/")])
