@@ -6254,6 +6254,10 @@ class FunnelCounts:
         return kept + ([{"dimension": "other", "value": None, "visitors": others}] if others else [])
 
 
+def _looks_at_hits(node: list) -> bool:
+    return not all(name.startswith("visit:") for name in filtered_dimensions([node]))
+
+
 Place = tuple[int, tuple[int, int]]  # (the place of a visit in a block, the places between which its hits lie)
 
 
@@ -6264,7 +6268,8 @@ class FunnelWays:
 
     def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, filters: Sequence, ways: Iterable[tuple[int, Block]]):
         self._funnel, self._choice = funnel, Choice(db, site, filters)
-        self._steps = [[self._choice.compile(each) for each in filters] for filters in funnel.steps]
+        self._tests = [[self._choice.compile(each) for each in step if _looks_at_hits(each)] for step in funnel.steps]
+        self._visit_tests = [[self._choice.compile(each) for each in step if not _looks_at_hits(each)] for step in funnel.steps]
         self._known: dict[bytes, Sequence[int]] = {}
         self.counts = FunnelCounts(funnel)
         for sign, block in ways:
@@ -6272,13 +6277,14 @@ class FunnelWays:
 
     @staticmethod
     def is_possible(funnel: Funnel, filters: Sequence) -> bool:
-        """Return whether days can tell: filters look at visits only, and steps at pages and names only."""
-        of_steps = [each for filters in funnel.steps for each in filters]
-        return Choice.is_possible(filters) and not Choice.kinds_of(filters) and not any(map(_has_behaviour, of_steps)) \
-            and set(filtered_dimensions(of_steps)) <= {"event:page", "event:name"}
+        """Return whether days can tell: filters look at visits only, and each part of a step does, or looks at pages and names only."""
+        of_steps = [each for step in funnel.steps for each in step]
+        return Choice.is_possible(filters) and not Choice.kinds_of(filters) and not any(map(_has_behaviour, of_steps)) and all(
+            set(filtered_dimensions([each])) <= ({"event:page", "event:name"} if _looks_at_hits(each) else DIMENSIONS.keys()) for each in of_steps)
 
     def _add(self, block: Block, sign: int) -> None:
-        passed, chosen, ends = self._passed(block), self._choice.visits(block), list(itertools.accumulate(block["events"]))
+        chosen, ends = self._choice.visits(block), list(itertools.accumulate(block["events"]))
+        passed = self._passed(block, ends)
         nodes = [2 * page if name == PAGEVIEW else 2 * name + 1 for name, page in zip(block["way/name"], block["way/page"])]
         visits: Iterable[Place] = enumerate(zip([0, *ends], ends))
         if chosen is not None:
@@ -6290,14 +6296,24 @@ class FunnelWays:
         else:
             self._add_over_visits(block, sign, passed, nodes, visits)
 
-    def _passed(self, block: Block) -> bytes:
+    def _passed(self, block: Block, ends: Sequence[int]) -> bytes:
         """Return for each hit of a block, bit by bit, which steps it passes."""
-        count = len(block["way/name"])
+        of_nodes = self._bits(self._tests, lambda name, wanted: block.among(f"way/{name}", wanted), len(block["way/name"]))
+        passed = bytes(map(of_nodes.__getitem__, block["way"]))
+        if not any(self._visit_tests):
+            return passed
+        of_visits = self._bits(self._visit_tests, block.among, len(block))
+        kept = {bits: bytes(each & bits for each in range(256)) for bits in set(of_visits)}
+        return b"".join(passed[start:end].translate(kept[bits]) for start, end, bits in zip([0, *ends], ends, of_visits))
+
+    @staticmethod
+    def _bits(steps: Sequence[Sequence[_Test]], among: Callable[[str, Wanted], int], count: int) -> list[int]:
+        """Return for each number of some columns, bit by bit, of which steps it passes all tests."""
         passed = [0] * count
-        for place, tests in enumerate(self._steps):
-            mask = Choice.mask(tests, lambda name, wanted: block.among(f"way/{name}", wanted), count)
-            passed = [bits | passes << place for bits, passes in zip(passed, mask.to_bytes(count, "little"))]
-        return bytes(map(passed.__getitem__, block["way"]))
+        for place, tests in enumerate(steps):
+            mask = Choice.mask(tests, among, count).to_bytes(count, "little")
+            passed = [bits | passes << place for bits, passes in zip(passed, mask)]
+        return passed
 
     def _attempts(self, block: Block, passed: bytes, visits: Iterable[Place]) -> Iterator[tuple[Place, Sequence[int]]]:
         """Yield each visit with an attempt, and the places of its hits within the visit."""
