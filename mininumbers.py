@@ -6388,12 +6388,13 @@ class FunnelHits:
     def _read(self) -> None:
         """Gather the hits that matter, and from day to day what follows from them."""
         strict, opens = self._funnel.order == "strict", -1 if self._funnel.window else 1  # -1: a visit may go on from an earlier one
+        is_between = strict and self._funnel.window is not None  # a visit that goes on from none may end an attempt all the same
         by_visit, due = self._by_visit, self._settled + (86_400 << 16)
         for rows in self._chunks():
             for row in rows:
                 hits = by_visit.get(row[1])
                 if hits is None:
-                    if row[2] & opens:
+                    if row[2] & opens or is_between:
                         by_visit[row[1]] = [row]
                 elif strict or row[2] or hits[-1][2]:  # the hit after one that passes may be where somebody went instead
                     hits.append(row)
@@ -6411,12 +6412,12 @@ class FunnelHits:
             yield rows
 
     def _sql(self) -> tuple[str, dict[str, Any]]:
-        """Return the statement of the hits to look at, as Hits; a visit's first hit may open an attempt, and never ends one."""
+        """Return the statement of the hits to look at, as Hits; a visit's first hit may open an attempt, and ends one of strict order only."""
         binder = Binder()
         where = ReadyWhere(self._db, binder, self._site, self._period)
         steps, condition = [f"({where.compile(filters)})" for filters in self._funnel.steps], where.compile(self._filters)
         passed = " | ".join(f"(({step} is true) << {place})" for place, step in enumerate(steps))
-        opening = " or ".join(steps if self._funnel.window else steps[:1])
+        opening = "true" if self._funnel.window and self._funnel.order == "strict" else " or ".join(steps if self._funnel.window else steps[:1])
         source = _JOINED if re.search(r"\b[vco]\.", condition + passed) else "hits h"
         site, low, high = map(binder.bind, (self._site.id, self._period.start << 16, self._period.end << 16))
         return f"""
@@ -6456,7 +6457,7 @@ class FunnelHits:
     def _joined(self, before: Any, hits: list) -> Any:
         """Return what is kept of a visitor: all hits where there is a window, else the best attempt so far."""
         if self._funnel.window:
-            return (before or []) + hits
+            return before + hits if before else hits if any(passed & 1 for _, _, passed, _ in hits) else None
         return _better(before, self._funnel.best(hits))
 
     def _count(self, visitors: Mapping[int, Any]) -> None:

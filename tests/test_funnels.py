@@ -186,6 +186,19 @@ def test_a_window_reaches_over_visits_of_one_visitor_from_the_first_step_on(way)
     assert way.reached(page("/a"), page("/b"), page("/c")) == [1, 0, 0]
 
 
+@pytest.mark.parametrize("between", [("/x", "/b"), ("/x", "/x", "/b"), ("/b", "/x")])
+def test_in_strict_order_a_visit_that_begins_elsewhere_ends_the_attempt(way, between):
+    way.view("ann", "/a"), way.wait(hours=2)
+    for url in between:
+        way.view("ann", url), way.wait(10)
+    reached = [1, int(between[0] == "/b")]
+    for filters in ([], [["is_not", "event:props:plan", ["x"]]]):
+        assert way.reached(page("/a"), page("/b"), order="strict", window=86_400, filters=filters) == reached
+    assert way.reached(page("/a"), page("/b"), window=86_400) == [1, 1]
+    way.wait(days=2), way.jobs()
+    assert way.reached(page("/a"), page("/b"), order="strict", window=86_400, period="7d") == reached
+
+
 def test_of_attempts_that_get_as_far_the_earliest_counts(way):
     way.view("ann", "/a"), way.wait(300), way.view("ann", "/a"), way.wait(30), way.view("ann", "/b"), way.wait(60), way.view("ann", "/a"), way.view("ann", "/b")
     assert way.report(page("/a"), page("/b"))["steps"][0]["seconds"]["median"] == 330
@@ -440,7 +453,7 @@ def funnels(draw, segments):
     steps = draw(st.lists(st.one_of(PLAIN, PLAIN, named, FILTERS).map(lambda each: {"filters": [each]}), min_size=2, max_size=4))
     if draw(st.booleans()):
         steps[draw(st.integers(0, len(steps) - 1))] = steps[0]
-    body = {"steps": steps, "order": draw(st.sampled_from(["any", "strict"])), "window": draw(st.sampled_from([None, None, 60, 600, 4_000, 86_400])),
+    body = {"steps": steps, "order": draw(st.sampled_from(["any", "strict"])), "window": draw(st.sampled_from([None, None, 60, 600, 4_000, 86_400, 200_000])),
             "period": draw(st.sampled_from(["all", "7d", ["2026-06-01", "2026-06-02"], "day"]))}
     if draw(st.booleans()):
         body["filters"] = [draw(st.one_of(named, FILTERS))]
