@@ -361,7 +361,8 @@ def test_a_path_without_end_does_not_widen_the_live_view(fresh, new_page):
 
 def test_every_number_has_the_digits_of_the_locale(dashboard):
     page = dashboard("?period=28d", locale="ar-EG")
-    expect(page.locator("#headlines > li .value")).to_have_text([re.compile("^[^0-9]+$")] * 6)
+    shown = headlines(page)
+    assert len(shown) >= 6 and all(re.fullmatch("[^0-9]+", value) for value in shown.values()), shown
 
 
 def test_heads_of_columns_stay_inside_their_panel(dashboard):
