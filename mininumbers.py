@@ -3980,6 +3980,10 @@ class Block:
             self._columns[name] = _unpack_column(*self._raw(name))
         return self._columns[name]
 
+    def but(self, columns: Mapping[str, Sequence[int]]) -> Block:
+        """Return a Block with other columns in the place of some, to be gone through number by number."""
+        return Block({**self._columns, **columns}, self._still_packed)
+
     def _raw(self, name: str) -> tuple[str, bytes]:
         """Return a packed column as it is before it is compressed."""
         if name not in self._planes:
@@ -6267,7 +6271,8 @@ class FunnelWays:
     SHORT = 16  # hits of a visit: of these it is remembered what follows from them
 
     def __init__(self, db: sqlite3.Connection, site: Site, funnel: Funnel, filters: Sequence, ways: Iterable[tuple[int, Block]]):
-        self._funnel, self._choice = funnel, Choice(db, site, filters)
+        self._funnel, self._choice = funnel, Choice(db, site, [each for each in filters if not _looks_at_hits(each)])
+        self._hit_tests = [self._choice.compile(each) for each in filters if _looks_at_hits(each)]
         self._tests = [[self._choice.compile(each) for each in step if _looks_at_hits(each)] for step in funnel.steps]
         self._visit_tests = [[self._choice.compile(each) for each in step if not _looks_at_hits(each)] for step in funnel.steps]
         self._known: dict[bytes, Sequence[int]] = {}
@@ -6277,13 +6282,14 @@ class FunnelWays:
 
     @staticmethod
     def is_possible(funnel: Funnel, filters: Sequence) -> bool:
-        """Return whether days can tell: filters look at visits only, and each part of a step does, or looks at pages and names only."""
-        of_steps = [each for step in funnel.steps for each in step]
-        return Choice.is_possible(filters) and not Choice.kinds_of(filters) and not any(map(_has_behaviour, of_steps)) and all(
-            set(filtered_dimensions([each])) <= ({"event:page", "event:name"} if _looks_at_hits(each) else DIMENSIONS.keys()) for each in of_steps)
+        """Return whether days can tell: each filter looks at visits only, or at pages and names only."""
+        every = [*filters, *(each for step in funnel.steps for each in step)]
+        return not any(map(_has_behaviour, every)) and all(
+            set(filtered_dimensions([each])) <= ({"event:page", "event:name"} if _looks_at_hits(each) else DIMENSIONS.keys()) for each in every)
 
     def _add(self, block: Block, sign: int) -> None:
-        chosen, ends = self._choice.visits(block), list(itertools.accumulate(block["events"]))
+        chosen, block = self._choice.visits(block), self._narrowed(block) if self._hit_tests else block
+        ends = list(itertools.accumulate(block["events"]))
         passed = self._passed(block, ends)
         nodes = [2 * page if name == PAGEVIEW else 2 * name + 1 for name, page in zip(block["way/name"], block["way/page"])]
         visits: Iterable[Place] = enumerate(zip([0, *ends], ends))
@@ -6295,6 +6301,18 @@ class FunnelWays:
             self._count(block, sign, nodes, self._best(block, self._attempts(block, passed, visits)))
         else:
             self._add_over_visits(block, sign, passed, nodes, visits)
+
+    def _narrowed(self, block: Block) -> Block:
+        """Return a block with only those hits that pass the filters; visits may have none left."""
+        count, ends = len(block["way/name"]), list(itertools.accumulate(block["events"]))
+        mask = Choice.mask(self._hit_tests, lambda name, wanted: block.among(f"way/{name}", wanted), count).to_bytes(count, "little")
+        way, kept = block["way"], bytes(map(mask.__getitem__, block["way"]))
+        seconds: list[int] = []
+        for start, end in zip([0, *ends], ends):
+            times = list(itertools.compress(itertools.accumulate(block["way/seconds"][start:end]), kept[start:end]))
+            seconds += map(operator.sub, times, [0, *times])
+        return block.but({"way": list(itertools.compress(way, kept)), "way/seconds": seconds,
+                          "events": [kept.count(1, start, end) for start, end in zip([0, *ends], ends)]})
 
     def _passed(self, block: Block, ends: Sequence[int]) -> bytes:
         """Return for each hit of a block, bit by bit, which steps it passes."""
@@ -6362,7 +6380,8 @@ class FunnelWays:
         """Count visitors whose attempts may reach over visits."""
         way, seconds, visitors, of_visitor = block["way"], block["way/seconds"], block["visitor"], defaultdict(list)
         for visit, (start, end) in visits:
-            of_visitor[visitors[visit]].append((seconds[start], visit, start, end))
+            if start < end:
+                of_visitor[visitors[visit]].append((seconds[start], visit, start, end))
         for theirs in of_visitor.values():
             if any(each & 1 for _, _, start, end in theirs for each in passed[start:end]):
                 self.counts.add(self._funnel.best([

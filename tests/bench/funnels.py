@@ -20,6 +20,7 @@ KINDS = {
     "strict": {"steps": WAY, "order": "strict"},
     "within a week": {"steps": WAY, "window": 7 * 86_400},
     "of one country": {"steps": WAY, "filters": [["is", "visit:country", ["US"]]]},
+    "without a page": {"steps": WAY, "filters": [["is_not", "event:page", ["/docs"]]]},
     "compared": {"steps": WAY, "include": {"comparisons": {"mode": "previous_period"}}},
     "every hit passes every step": {"steps": [step("contains", "event:page", "/")] * 5},
     "with a property (reads hits)": {"steps": [*WAY[:4], step("is", "event:name", "purchase", ["is_not", "event:props:plan", ["free"]])]},
