@@ -370,6 +370,16 @@ def test_heads_of_columns_stay_inside_their_panel(dashboard):
     assert page.evaluate("""() => [...document.querySelectorAll('.panel .columns .cells > *')].filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent)""") == []
 
 
+def test_money_stays_inside_its_panel(fresh, new_page):
+    page = new_page(fresh.url)
+    hit(fresh.url, n="purchase", **{"$": {"amount": "946.88", "currency": "USD"}})
+    enter(page, fresh, "?period=day")
+    settle(page)
+    expect(page.locator("#events .rows .cells > :nth-child(3)")).to_contain_text("US$")
+    cut = "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent)"
+    assert page.locator(".panel .rows .cells > *").evaluate_all(cut) == []
+
+
 def test_names_of_properties_are_suggested(dashboard):
     page = dashboard("?period=28d")
     below(page)
