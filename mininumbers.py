@@ -3968,6 +3968,7 @@ class Block:
         self._still_packed = packed
         self._planes: dict[str, tuple[str, bytes]] = {}
         self._masks: dict[tuple[str, frozenset[int]], int] = {}
+        self._spread: dict[tuple[str, bytes], bytes] = {}
 
     def __len__(self) -> int:
         return len(self["client_id"])
@@ -4012,7 +4013,10 @@ class Block:
 
     def spread(self, kind: str, mask: bytes) -> bytes:
         """Return a mask of visits as a mask of the values of a kind."""
-        return b"".join((*(mask[:length] for length in self[f"{kind}/lengths"]), bytes(map(mask.__getitem__, self[f"{kind}/owners"]))))
+        if (kind, mask) not in self._spread:
+            ranks = (mask[:length] for length in self[f"{kind}/lengths"])
+            self._spread[kind, mask] = b"".join((*ranks, bytes(map(mask.__getitem__, self[f"{kind}/owners"]))))
+        return self._spread[kind, mask]
 
     def gather(self, kind: str, mask: bytes) -> bytes:
         """Return a mask of the values of a kind as a mask of the visits that have any of them."""
@@ -4328,27 +4332,25 @@ class Choice:
         """Return for each visit of a block whether it is chosen, 1 or 0; None where all are."""
         return self.mask(self._tests, block.among, len(block)).to_bytes(len(block), "little") if self._tests else None
 
-    def hits(self, block: Block) -> bytes:
-        """Return the same for each of what its visits saw of the kind."""
-        count = len(block[self.kind])
-        mask = self.mask(self._hit_tests, lambda _, wanted: block.among(self.kind, wanted), count)
-        return (mask & ~block.among("page/pageviews", _ZERO) if self.views_only else mask).to_bytes(count, "little")
+    def hits(self, block: Block) -> int:
+        """Return the same for each of what its visits saw of the kind, as among() does."""
+        mask = self.mask(self._hit_tests, lambda _, wanted: block.among(self.kind, wanted), len(block[self.kind]))
+        return mask & ~block.among("page/pageviews", _ZERO) if self.views_only else mask
 
     @staticmethod
     def mask(tests: Iterable[_Test], among: Callable[[str, Wanted], int], count: int) -> int:
         """Return which of so many numbers pass all tests."""
-        every = _as_int(b"\1" * count)
-        return functools.reduce(operator.and_, (test(among, every) for test in tests), every)
+        return functools.reduce(operator.and_, (test(among, count) for test in tests))
 
     def compile(self, node: list) -> _Test:
         """Return the function that decides a filter."""
         operation, rest = node[0], node[1:]
         if operation == "not":
             inner = self.compile(rest[0])
-            return lambda among, every: every & ~inner(among, every)
+            return lambda among, count: inner(among, count) ^ _as_int(b"\1" * count)
         if operation in ("and", "or"):
             parts, join = [self.compile(each) for each in rest[0]], operator.and_ if operation == "and" else operator.or_
-            return lambda among, every: functools.reduce(join, (part(among, every) for part in parts))
+            return lambda among, count: functools.reduce(join, (part(among, count) for part in parts))
         return self._compile_leaf(operation, rest)
 
     def _compile_leaf(self, operation: str, rest: list) -> _Test:
@@ -4358,10 +4360,10 @@ class Choice:
         if table in _TABLES:
             sql, name = f"select id from {_TABLES[table]} where {column} in ({texts})", _TABLES[table][:-1] + "_id"
         passing = Wanted(each for each, in self._db.execute(sql, self._where.values))
-        return lambda among, every: every & ~among(name, passing) if is_negated else among(name, passing)
+        return lambda among, count: among(name, passing) ^ _as_int(b"\1" * count) if is_negated else among(name, passing)
 
 
-# A filter: given what finds numbers in a column, and the mask of all of them, it gives the mask of those that pass.
+# A filter: given what finds numbers in a column, and how many there are, it gives the mask of those that pass.
 _Test = Callable[[Callable[[str, Wanted], int], int], int]
 _TABLES = {"c": "clients", "o": "origins"}
 _ZERO = Wanted([0])
@@ -4389,12 +4391,14 @@ class Chosen:
     def pairs(self, kind: str) -> bytes | None:
         """Return which values of a kind count: those of chosen visits that pass themselves; None for all."""
         if kind not in self._pairs:
-            mask = None if self.mask is None else self.block.spread(kind, self.mask)
-            if kind == self.choice.kind:
-                passing = self.choice.hits(self.block)
-                mask = passing if mask is None else (_as_int(mask) & _as_int(passing)).to_bytes(len(mask), "little")
-            self._pairs[kind] = mask
+            spread = None if self.mask is None else self.block.spread(kind, self.mask)
+            self._pairs[kind] = spread if kind != self.choice.kind else self._passing(spread)
         return self._pairs[kind]
+
+    def _passing(self, spread: bytes | None) -> bytes:
+        """Return which values of the kind that is chosen by pass, of visits that pass themselves."""
+        passing = self.choice.hits(self.block)
+        return (passing if spread is None else passing & _as_int(spread)).to_bytes(len(self.block[self.choice.kind]), "little")
 
     def column(self, name: str) -> Sequence[int]:
         """Return a column of the chosen visits."""
