@@ -3699,19 +3699,19 @@ class Definitions:
     segments: Mapping[int, list] = field(default_factory=dict)  # by id
     mark: str = ""  # another text for other definitions
 
-    def expand(self, filters: Sequence) -> tuple:
+    def expand(self, filters: Sequence, names: Collection[str] = (GOAL, SEGMENT)) -> tuple:
         """Return filters that name no goal and no segment any more, and no "and" at the top. Raises InvalidInput.
 
-        What is not of the form of a filter stays as it is, for the compiler to complain of.
+        What is not of the form of a filter stays as it is, for the compiler to complain of. With other `names` less is expanded.
         """
-        expansion = _Expansion(self)
+        expansion = _Expansion(self, names)
         return tuple(_conjuncts([expansion.node(each, 0, ()) for each in filters]))
 
 
 def _conjuncts(filters: Iterable) -> Iterator:
-    """Yield filters, of an "and" its parts: the fewer things one looks at, the more of them sealed days can decide."""
+    """Yield filters, of an "and", or of one alone in an "or", its parts: the fewer things one looks at, the more of them sealed days can decide."""
     for each in filters:
-        if isinstance(each, list) and len(each) == 2 and each[0] == "and" and isinstance(each[1], list) and each[1]:
+        if isinstance(each, list) and len(each) == 2 and isinstance(each[1], list) and each[1] and (each[0] == "and" or each[0] == "or" and len(each[1]) == 1):
             yield from _conjuncts(each[1])
         else:
             yield each
@@ -3720,8 +3720,8 @@ def _conjuncts(filters: Iterable) -> Iterator:
 class _Expansion:
     """Puts what goals and segments stand for in the place of their names, throughout one question."""
 
-    def __init__(self, definitions: Definitions):
-        self._definitions, self._size = definitions, 0
+    def __init__(self, definitions: Definitions, names: Collection[str]):
+        self._definitions, self._names, self._size = definitions, names, 0
 
     def node(self, node: Any, depth: int, inside: tuple) -> Any:
         """Return a filter without names; `inside` is what it is a part of."""
@@ -3737,7 +3737,7 @@ class _Expansion:
             return [operator, [self.node(each, depth + 1, inside) for each in rest], *node[2:]]
         if operator in ("not", "has_done", "has_not_done"):
             return [operator, self.node(rest, depth + 1, inside), *node[2:]]
-        return self._named(node, depth, inside) if rest in (GOAL, SEGMENT) else node
+        return self._named(node, depth, inside) if rest in self._names else node
 
     def _named(self, node: list, depth: int, inside: tuple) -> list:
         if node[0] not in ("is", "is_not") or len(node) != 3 or not isinstance(node[2], list) or not 1 <= len(node[2]) <= MAX_VALUES:
@@ -5081,10 +5081,10 @@ def read_query(body: Any, definitions: Definitions = Definitions()) -> Query:
     limit, offset = _read_pagination(body.get("pagination"))
     filters = read_filters(body.get("filters"), definitions)
     asked = tuple(body.get("filters") or ())
+    unconditional = [each for each in definitions.expand(asked, names=[SEGMENT]) if not _is_of_goal(each)]
     goals = {name: definitions.expand([["is", GOAL, [name]]]) for name in definitions.goals} if GOAL in dimensions else {}
     query = Query(metrics, dimensions, body.get("date_range"), filters, _read_order(body.get("order_by"), metrics, dimensions),
-                  _read_include(body.get("include")), limit, offset, asked,
-                  definitions.expand([each for each in asked if not _is_of_goal(each)]), goals)
+                  _read_include(body.get("include")), limit, offset, asked, definitions.expand(unconditional), goals)
     _check_metrics(query)
     return query
 
@@ -5099,7 +5099,7 @@ def _check_metrics(query: Query) -> None:
     for name in query.metrics:
         if METRICS[name].needs_page and not query.by_page:
             raise InvalidInput.of("metrics", f"{name} needs an event:page dimension or filter")
-        if METRICS[name].share_of in ("period", "group") and not (GOAL in query.dimensions or any(map(_is_of_goal, query.asked))):
+        if METRICS[name].share_of in ("period", "group") and GOAL not in query.dimensions and query.unconditional == query.filters:
             raise InvalidInput.of("metrics", f"{name} needs an event:goal dimension or filter")
     if "percentage" in query.metrics and (not query.dimensions or GOAL in query.dimensions):
         raise InvalidInput.of("metrics", "percentage needs a dimension other than event:goal")

@@ -468,12 +468,25 @@ def mentions_page(conditions, named=Named()):
     return False
 
 
-def says_which_conversions(condition):
+def parts(filters, named):
+    """The filters that must all hold, however they are put together and whether they are written out or called by a segment's id."""
+    for condition in filters:
+        if condition[0] == "and" or condition[0] == "or" and len(condition[1]) == 1:
+            yield from parts(condition[1], named)
+        elif condition[:2] == ["is", "segment"] and len(condition[2]) == 1:
+            yield from parts(named.segments[condition[2][0]]["filters"], named)
+        else:
+            yield condition
+
+
+def says_which_conversions(condition, named):
     """Whether a filter looks at goals or properties, outside has_done."""
     if condition[0] in ("and", "or"):
-        return any(map(says_which_conversions, condition[1]))
+        return any(says_which_conversions(each, named) for each in condition[1])
     if condition[0] == "not":
-        return says_which_conversions(condition[1])
+        return says_which_conversions(condition[1], named)
+    if condition[1] == "segment":
+        return any(says_which_conversions(each, named) for number in condition[2] for each in named.segments[number]["filters"])
     return condition[0] not in ("has_done", "has_not_done") and (condition[1] == "event:goal" or condition[1].startswith("event:props:"))
 
 
@@ -621,7 +634,7 @@ def count(events, body, period, now, named=Named()):
         groups = {key: [] for key in product(*times)}
     groups.update(group(chosen, dimensions))
     # A conversion rate is of those who would be counted if it were not for the goal.
-    everybody = choose([condition for condition in filters if not says_which_conversions(condition)])
+    everybody = choose([condition for condition in parts(filters, named) if not says_which_conversions(condition, named)])
     kept = {"percentage": [], "conversion_rate": [name for name in dimensions if time_unit(name)],
             "group_conversion_rate": [name for name in dimensions if name not in ("event:goal", "event:name") and not name.startswith("event:props:")]}
 
