@@ -3922,8 +3922,9 @@ def filtered_dimensions(filters: Any) -> Iterator[str]:
 # certain is never added up, and reports count hits instead.
 
 LIVE_DAYS = 3  # most days of a report that may not be sealed yet; they are packed anew each time
-DAY_HITS = 2_000_000  # most hits of a day that is sealed, or read for a report
-READ_HITS = 100_000  # about as many are read at once: takes some 60 MB for a moment
+DAY_HITS = 1_000_000  # most hits of a day that is sealed, or read for a report: takes seconds, and half of them some 100 MB for a moment
+READ_HITS = 100_000  # about as many are read at once: takes some 60 MB
+COUNTED_DAYS = 7  # most days whose hits are counted rather than that one of them is read which has more than that
 SEAM = 2  # of the parts in `columns`
 WIDE = 2_000  # values from which on a dimension of a day has no rollups: the columns are as fast then, and smaller
 
@@ -4233,7 +4234,7 @@ class Day(NamedTuple):
 
 def read_day(db: sqlite3.Connection, site: Site, day: int) -> Day:
     """Return a day, given by its ordinal, from visits and hits."""
-    shares = 1 + _count_hits(db, site, day) // READ_HITS
+    shares = 1 + count_hits(db, site, day) // READ_HITS
     parts = [_read_share(db, site, day, Share(share, shares)) for share in range(shares)]
     _, start, end = _edges(site, day)
     is_long = db.execute("select 1 from long_epochs where site_id = ? and starts_at < ? and ends_at > ?", (site.id, end >> 16, start >> 16)).fetchone()
@@ -4246,7 +4247,7 @@ def _edges(site: Site, day: int) -> tuple[int, int, int]:
     return tuple(midnight(date.fromordinal(each), site.zone) << 16 for each in (day - 1, day, day + 1))
 
 
-def _count_hits(db: sqlite3.Connection, site: Site, day: int) -> int:
+def count_hits(db: sqlite3.Connection, site: Site, day: int) -> int:
     """Return how many hits a day has, or one more than DAY_HITS where it has more than these."""
     _, start, end = _edges(site, day)
     return db.execute("select count(*) from (select 1 from hits where site_id = ? and id >= ? and id < ? limit ?)",
@@ -4268,11 +4269,6 @@ def _read_share(db: sqlite3.Connection, site: Site, day: int, share: Share) -> D
                 for sign, low, high in ((1, before, end), (-1, before, start), (-1, start, end))]
     apart = visits_of.keys() & _visitors(db, site.id, _edges(site, day - 1)[0], before, share)
     return Day([_block(single, with_visitors=False), _block(several, with_visitors=True)], seam, not apart)
-
-
-def is_large(db: sqlite3.Connection, site: Site, day: int) -> bool:
-    """Return whether a day has too many hits; such a day is never sealed, and reports of it count hits."""
-    return _count_hits(db, site, day) > DAY_HITS
 
 
 def _visitors(db: sqlite3.Connection, site_id: int, low: int, high: int, share: Share) -> set[int]:
@@ -4601,7 +4597,7 @@ class Days:
         self._db, self._site, self._check_time = db, site, check_time
         self._targets: dict[tuple, Target] = {}
         self._read: dict[int, Day] = {}
-        self._large: dict[int, bool] = {}
+        self._hits: dict[int, int] = {}
         first, last = (db.execute(f"select {edge}(id) from hits where site_id = ?", (site.id,)).fetchone()[0] for edge in ("min", "max"))
         self._known = range(0) if first is None else range(*(
             local_date(each >> 16, site.zone).toordinal() + more for each, more in ((first, 0), (last, 1))))
@@ -4618,6 +4614,8 @@ class Days:
                      for bucket in buckets)
         self._note(days[0][0], days[-1][1])
         wanted = {*sums} if "visitors" in sums else {"visits", *sums}
+        if self._is_sooner_counted(days[0][0], days[-1][1]):
+            return None
         rolled = self._rolled(filters, dimension, days)
         is_noted = wanted <= GOAL_SUMS and all(day in rolled for day in self._within(days[0][0], days[-1][1]))
         if filters and not is_noted and (not Choice.is_possible(filters) or self._needs_hits(filters, dimension, wanted)):
@@ -4663,12 +4661,17 @@ class Days:
     def _unsealed(self, first: int, last: int) -> list[int] | None:
         """Return the days with hits that are not sealed; None where they are too many."""
         missing = [day for day in self._within(first, last) if day not in self._sealed]
-        return missing if len(missing) <= LIVE_DAYS and not any(map(self._is_large, missing)) else None
+        return missing if len(missing) <= LIVE_DAYS and not any(self._count(day) > DAY_HITS for day in missing) else None
 
-    def _is_large(self, day: int) -> bool:
-        if day not in self._large:
-            self._large[day] = is_large(self._db, self._site, day)
-        return self._large[day]
+    def _is_sooner_counted(self, first: int, last: int) -> bool:
+        """Return whether hits of so few days are counted sooner than a large one that is not sealed is read."""
+        days = self._within(first, last)
+        return len(days) <= COUNTED_DAYS and any(self._count(day) > READ_HITS for day in days if day not in self._sealed)
+
+    def _count(self, day: int) -> int:
+        if day not in self._hits:
+            self._hits[day] = count_hits(self._db, self._site, day)
+        return self._hits[day]
 
     def _may_be_added(self, first: int, last: int) -> bool:
         """Return whether days may be added up; one day alone always may."""
@@ -4733,7 +4736,7 @@ class Days:
     def ways(self, period: Period) -> Iterator[tuple[int, Block]] | None:
         """Return (sign, block) of all that adds up to a period, each visitor's visits in one block; None where days cannot be added up."""
         first, last = period.first.toordinal(), period.last.toordinal()
-        if not period.is_whole_days or self._unsealed(first, last) is None or not self._may_be_added(first, last):
+        if not period.is_whole_days or self._is_sooner_counted(first, last) or self._unsealed(first, last) is None or not self._may_be_added(first, last):
             return None
         return self._blocks(first, last)
 
@@ -4868,7 +4871,7 @@ def seal_days(store: Store, site: Site, now: float, deadline: float = math.inf) 
 def _read_to_seal(store: Store, site: Site, day: int) -> tuple:
     """Return (state, wide, parts, rollups) of a day, as _write_sealed() writes them."""
     with store.snapshot() as db:
-        if is_large(db, site, day):
+        if count_hits(db, site, day) > DAY_HITS:
             return 4, 0, [], []
         read = read_day(db, site, day)
         rows, wide = _rollups(db, site, read)

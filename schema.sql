@@ -178,7 +178,7 @@ create table days (
   day      integer not null,                          -- the local date's ordinal: 1 is 0001-01-01
   seal     integer not null,                          -- random; who finds another one has been overtaken
   state    integer not null,                          -- 0 being sealed; 1 sealed; 2 sealed, and never to be added to other days;
-                                                      -- 4 not sealed, as it has too many hits; 3 so did an older version
+                                                      -- 4 not sealed, as it has too many hits; 3 by the limit of an older version
   wide     integer not null default 0,                -- bit by bit the dimensions with too many values for rollups
   primary key (site_id, day)
 ) without rowid;

@@ -215,6 +215,7 @@ def test_a_dimension_with_too_many_values_has_no_rollups_and_the_same_numbers(tm
 @pytest.mark.parametrize("at_once", [1, 10])
 def test_a_day_of_very_many_hits_is_read_share_by_share(tmp_path, clock, monkeypatch, at_once):
     monkeypatch.setattr(mininumbers, "READ_HITS", at_once)
+    monkeypatch.setattr(mininumbers, "COUNTED_DAYS", 0)
     shares, read = set(), mininumbers._read_share
     monkeypatch.setattr(mininumbers, "_read_share", lambda db, site, day, share: shares.add(share) or read(db, site, day, share))
     with contextlib.closing(create_app(Settings(db=str(tmp_path / "test.db"), geoip=""), clock=clock)) as app:
@@ -233,6 +234,23 @@ def test_a_day_of_very_many_hits_is_read_share_by_share(tmp_path, clock, monkeyp
                 assert_goals_same(app, {**GOAL_QUESTIONS[0], "date_range": period})
         assert len(shares) > 2 and {share.share for share in shares} == set(range(max(share.shares for share in shares)))
         assert app.store.reader().execute("select count(*) from columns where part > 2").fetchone()[0] > 0
+
+
+def test_a_large_day_that_is_not_sealed_is_read_for_long_periods_only(app, site, clock, monkeypatch):
+    monkeypatch.setattr(mininumbers, "READ_HITS", 2)
+    days = []
+    monkeypatch.setattr(mininumbers, "read_day", lambda db, site, day, read=mininumbers.read_day: days.append(day) or read(db, site, day))
+    for _ in range(3):
+        site.send("/")
+        clock.advance(10 * DAY)
+    app.run_jobs()
+    for page in "abc":
+        site.send(f"/{page}")
+    days.clear()
+    assert site.numbers("visitors", "pageviews", date_range="day") == [1, 3]
+    assert days == []
+    assert site.numbers("visitors", "pageviews", date_range="all") == [4, 6]
+    assert len(days) == 1
 
 
 def test_reading_share_by_share_gives_the_same_rollups(tmp_path, clock, monkeypatch):
