@@ -4334,9 +4334,9 @@ class Choice:
         return mask & ~block.among("page/pageviews", _ZERO) if self.views_only else mask
 
     @staticmethod
-    def mask(tests: Iterable[_Test], among: Callable[[str, Wanted], int], count: int) -> int:
+    def mask(tests: Sequence[_Test], among: Callable[[str, Wanted], int], count: int) -> int:
         """Return which of so many numbers pass all tests."""
-        return functools.reduce(operator.and_, (test(among, count) for test in tests))
+        return functools.reduce(operator.and_, (test(among, count) for test in tests)) if tests else _as_int(b"\1" * count)
 
     def compile(self, node: list) -> _Test:
         """Return the function that decides a filter."""
