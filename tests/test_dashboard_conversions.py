@@ -144,6 +144,69 @@ def test_what_the_server_refuses_of_a_goal_stands_beside_its_field(fresh, new_pa
     expect(field(page, "Name")).to_be_focused()
 
 
+def refused(page, place, part="value"):
+    """What is said of a part of a condition that has the focus for being wrong."""
+    line = dialog(page).locator(".items > li:has(> .values)").nth(place)
+    expect(line.locator(f"[data-part={part}]")).to_be_focused()
+    expect(line.locator(f"[data-part={part}]")).to_have_attribute("aria-invalid", "true")
+    expect(dialog(page).locator(".wrong:visible")).to_have_count(1)
+    return line.locator(f"[data-part={part}]").evaluate("part => document.getElementById(part.getAttribute('aria-describedby')).textContent")
+
+
+def test_an_unfinished_condition_is_refused_where_it_stands_and_an_untouched_row_is_none(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    press(page, "Add a goal")
+    press(page, "New goal")
+    field(page, "Name").fill("Bought")
+    field(page, "It is reached when").select_option("event")
+    field(page, "Name of the event").fill("purchase")
+    add = dialog(page).get_by_role("button", name="+ Condition")
+    add.click()
+    add.click()
+    line = dialog(page).locator(".items > li").last
+    line.locator("[data-part=dimension]").select_option(label="Property…")
+    press(page, "Save")
+    assert refused(page, 1, "property") == "A property is missing"
+    line.locator("[data-part=property]").fill("plan")
+    press(page, "Save")
+    assert refused(page, 1) == "A value is missing"
+    assert api(page, fresh, "GET", "goals?site_id=example.com")["goals"] == []
+    line.locator("[data-part=value]").fill("pro")
+    press(page, "Save")
+    expect(dialog(page).locator(".thing")).to_have_text(["Bought"])
+    assert api(page, fresh, "GET", "goals?site_id=example.com")["goals"][0]["filters"] == [["is", "event:props:plan", ["pro"]]]
+
+
+def test_the_filter_bar_and_segments_refuse_what_is_unfinished(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    page.locator("#add-filter").click()
+    condition(page, 0, value="/")
+    add = dialog(page).get_by_role("button", name="+ Condition")
+    add.click()
+    dialog(page).locator("[data-part=operator]").last.select_option(label="contains")
+    press(page, "Show")
+    assert refused(page, 1) == "A value is missing"
+    assert "f=" not in page.url
+    press(page, "Save as a segment")   # which shows it again
+    field(page, "Name").fill("Home")
+    for _ in range(2):
+        press(page, "Save")
+        assert refused(page, 1) == "A value is missing"
+    dialog(page).get_by_role("button", name="Remove this condition").last.click()
+    dialog(page).get_by_role("button", name="Remove /").click()
+    press(page, "Save")
+    assert refused(page, 0) == "A value is missing"
+    condition(page, 0, value="/docs")
+    dialog(page).get_by_role("button", name="+ Condition").click()
+    press(page, "Save")
+    expect(dialog(page)).to_have_count(0)
+    assert api(page, fresh, "GET", "segments?site_id=example.com")["segments"][0]["filters"] == [["is", "event:page", ["/docs"]]]
+
+
 def test_a_viewer_sees_goals_and_changes_none(fresh, new_page):  # noqa: F811
     visit(fresh, "192.0.2.1", "/", "signup")
     owner = new_page(fresh.url)

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from test_dashboard import (AXE, Api, dashboard, demo, enter, field, fresh, headlines, new_page, post, row, say_duration, say_percent,  # noqa: F401
                             settle, token_of, unvisited)  # fixtures among them
-from test_dashboard_conversions import condition, dialog, make_goal, make_segment, open_dashboard, visit
+from test_dashboard_conversions import condition, dialog, make_goal, make_segment, open_dashboard, refused, visit
 from test_dashboard_settings import api, invite, join, press
 
 HOSTILE = "<img src=x onerror=alert(1)>, 100% \"&amp;\" ☃"
@@ -251,6 +251,8 @@ def test_steps_are_moved_removed_and_named_by_keyboard(fresh, new_page):  # noqa
     for _ in range(6):
         dialog(page).get_by_role("button", name="+ Step").click()
     expect(dialog(page).get_by_role("button", name="+ Step")).to_have_count(0)
+    for _ in range(6):
+        step(page, 2).locator("> [data-do=remove]").click()
     field(page, "Between the steps").select_option("any")
     field(page, "All of them within").select_option("days")
     field(page, "How many").fill("2")
@@ -258,6 +260,30 @@ def test_steps_are_moved_removed_and_named_by_keyboard(fresh, new_page):  # noqa
     expect(dialog(page)).to_contain_text("Signed up → Home again, within 2 days")
     changed, = api(page, fresh, "GET", "funnels?site_id=example.com")["funnels"]
     assert changed == {**kept, "order": "any", "window": 172_800, "steps": [{"name": "Signed up", "filters": [BOUGHT]}, {"name": "Home again", "filters": [HOME]}]}
+
+
+def test_a_step_of_nothing_is_refused_by_its_name(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh, "&tab=funnel")
+    make_goal(page, fresh)
+    kept = make_funnel(page, fresh)
+    page.reload()
+    press(page, "Change or add funnels")
+    press(page, "New funnel")
+    field(page, "Name").fill("Nothing")
+    press(page, "Save")
+    assert refused(page, 0) == "Step 1: a value is missing"
+    dialog(page).get_by_role("button", name="Cancel").click()
+    press(page, "Change or add funnels")
+    page.get_by_role("button", name="Change To signup").click()
+    dialog(page).get_by_role("button", name="Remove /pricing").click()
+    press(page, "Save")
+    assert refused(page, 1) == "Step 2: a value is missing"
+    step(page, 1).get_by_role("button", name="Remove this condition").click()   # the last one is only emptied
+    press(page, "Save")
+    assert refused(page, 1) == "Step 2: a value is missing"
+    assert api(page, fresh, "GET", "funnels?site_id=example.com")["funnels"] == [kept]
 
 
 def test_filters_and_comparison_of_the_page_are_the_funnel_s(demo, dashboard):  # noqa: F811
