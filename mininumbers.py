@@ -928,15 +928,86 @@ def _statements(sql: str) -> Iterator[str]:
     yield statement  # the last may have no semicolon
 
 
+MAX_PARTS = 2_500  # of a regular expression: a larger one would hold the interpreter for too long on each text
+_PART = re.compile(r"\\[pP](?:\{[^}]*\}|.)|\\[xuU]\{[^}]*\}|\\.|\[\^?\]?|\(\?[a-zA-Z-]+\)|\((?:\?:)?"
+                   r"|\{(?P<least>[0-9\s]*)(?:,(?P<most>[0-9\s]*))?\}|.", re.DOTALL)
+_NOT_RE2 = re.compile(r"\(\?[a-zA-Z-]*x[a-zA-Z-]*[:)]")  # spaces and comments could hide parts
+
+
+class _Parts:
+    """A regular expression read part by part: how many there are, counted repetitions written out, and how the engine is told it.
+
+    The engine first looks for texts that must occur. There it takes (a|b){64} for 2 to the power of 64 of them, in a number that
+    has no room for that, and begins to write them down. So what is repeated is told with an alternative that never matches.
+    """
+
+    def __init__(self, text: str):
+        self._told: list[str] = []
+        self._sizes = [0]  # of the groups that are open
+        self._starts: list[int] = []  # where these begin in what is told
+        self._size, self._start, self._brackets = 0, -1, 0  # of what a repetition would repeat, if that is anything
+        for part in _PART.finditer(text):
+            self._add(part)
+            self._told.append(part[0])
+
+    def __len__(self) -> int:
+        return min(sum(self._sizes), sys.maxsize)
+
+    def __str__(self) -> str:
+        return "".join(self._told)
+
+    def _add(self, part: re.Match) -> None:
+        text = part[0]
+        if text[0] == "[" or self._brackets:
+            self._add_to_class(text)
+        elif text[0] == "(" and text[-1] != ")":
+            self._sizes.append(1)
+            self._starts.append(len(self._told))
+            self._start = -1
+        elif text == ")" and self._starts:
+            self._start, self._size = self._starts.pop(), self._sizes.pop()
+            self._sizes[-1] += self._size
+        elif text == "|" or text[0] == "(":
+            self._start = -1
+        elif part["least"] is not None:
+            self._repeat(max(int("".join((each or "").split()) or 1) for each in (part["least"], part["most"])))
+        elif text not in ("*", "+", "?"):
+            self._begin(50 if text[:2] in (r"\p", r"\P") else 1)
+
+    def _begin(self, size: int) -> None:
+        self._start, self._size = len(self._told), size
+        self._sizes[-1] += size
+
+    def _add_to_class(self, text: str) -> None:
+        if not self._brackets:
+            self._begin(1)
+        self._brackets += (text[0] == "[") - (text == "]")
+        if text[:2] in (r"\p", r"\P"):
+            self._size += 50
+            self._sizes[-1] += 50
+
+    def _repeat(self, times: int) -> None:
+        if self._start >= 0:
+            self._sizes[-1] += self._size * max(0, times - 1)
+            self._size *= max(1, times)
+            self._told[self._start] = "(?:" + self._told[self._start]
+            self._told.append(r"|\z[0-z])")
+
+
 def pattern(text: str) -> Callable[[str], bool]:
     """Return a function that tells whether a regular expression matches anywhere in a text. Raises InvalidInput on a bad one.
 
     Python's own engine can be made to run for years by a hostile pattern, holding the interpreter. The Rust engine inside
     ua-parser takes time linear in the text, and speaks the RE2 syntax that other analytics tools document.
     """
+    parts = _Parts(text)
+    if len(parts) > MAX_PARTS:
+        raise InvalidInput(f"{text!r} is too large: at most {MAX_PARTS} parts, with what is repeated written out and \\p counting as 50")
     # It takes {0,100} for *, as is right for user agents, unless the bound is written another way.
-    exact = re.sub(r"\{([01]),(?=\d{3})", r"{0\1,", text)
+    exact = re.sub(r"\{([01]),(?=\d{3})", r"{0\1,", str(parts))
     try:
+        if _NOT_RE2.search(text):
+            raise ValueError("the x flag")
         engine = ua_parser_rs.UserAgentExtractor([(exact, "matched", None, None, None, None)])
     except ValueError as error:
         raise InvalidInput(f"{text!r} is not a regular expression (RE2 syntax, without look-around and back references)") from error
@@ -948,9 +1019,15 @@ class _Connection(sqlite3.Connection):
 
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
-        self._compiled = compiled = functools.lru_cache(maxsize=64)(pattern)
-        self.create_function("regexp", 2, lambda expression, text: compiled(expression)(text), deterministic=True)
+        self.deadline = math.inf
+        self._compiled = functools.lru_cache(maxsize=2048)(pattern)  # all of a question, see check_patterns()
+        self.create_function("regexp", 2, self._matches, deterministic=True)
         self.create_function("casefold", 1, str.casefold, deterministic=True)
+
+    def _matches(self, expression: str, text: str) -> bool:
+        if time.monotonic() > self.deadline:  # it takes up to a tenth of a second, where SQLite thinks of one step of many
+            self.interrupt()
+        return self._compiled(expression)(text)
 
     def rest(self) -> None:
         """Let go of what a report needed: every thread has a connection, and each would keep megabytes."""
@@ -1174,7 +1251,7 @@ class Store:
     def snapshot(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
         """Give a reader on which everything sees one state of the database. Raises Busy when it takes longer than `seconds`."""
         connection = self.reader()
-        deadline = time.monotonic() + seconds if seconds else math.inf
+        connection.deadline = deadline = time.monotonic() + seconds if seconds else math.inf
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
         connection.execute("begin")
         try:
@@ -3699,6 +3776,10 @@ class Definitions:
     segments: Mapping[int, list] = field(default_factory=dict)  # by id
     mark: str = ""  # another text for other definitions
 
+    def of(self, kind: str, name: Any) -> list | None:
+        """Return the filters that a name stands for, None where there is none."""
+        return (self.goals if kind == GOAL else self.segments).get(name)
+
     def expand(self, filters: Sequence, names: Collection[str] = (GOAL, SEGMENT)) -> tuple:
         """Return filters that name no goal and no segment any more, and no "and" at the top. Raises InvalidInput.
 
@@ -3749,13 +3830,46 @@ class _Expansion:
 
     def _definition(self, name: tuple[str, Any], depth: int, inside: tuple) -> list:
         kind, value = name
-        known = self._definitions.goals if kind == GOAL else self._definitions.segments
-        if not isinstance(value, str if kind == GOAL else int) or isinstance(value, bool) or value not in known:
+        filters = self._definitions.of(kind, value) if isinstance(value, str if kind == GOAL else int) and not isinstance(value, bool) else None
+        if filters is None:
             raise InvalidInput.of("filters", f"there is no {'goal' if kind == GOAL else 'segment'} {value!r} here")
         if name in inside:
             circle = " → ".join(f"{'goal' if each == GOAL else each} {its!r}" for each, its in (*inside[inside.index(name):], name))
             raise InvalidInput.of("filters", f"go round in a circle: {circle}")
-        return ["and", [self.node(each, depth + 1, (*inside, name)) for each in known[value]]]
+        return ["and", [self.node(each, depth + 1, (*inside, name)) for each in filters]]
+
+
+MAX_PATTERNS = 150_000  # parts, and characters, of the regular expressions in one question, with 50 more for each
+
+
+def check_patterns(where: str, asked: Any, definitions: Definitions) -> None:
+    """Raise InvalidInput, of the field `where`, if the regular expressions in a question would take long only to be made ready.
+
+    `asked` is anything that holds filters; what goals and segments stand for counts too, and the same expression once.
+    """
+    size = 0
+    for text in set(_patterns(asked, definitions)):
+        size += 50 + len(text)
+        if size > MAX_PATTERNS or (size := size + len(_Parts(text))) > MAX_PATTERNS:
+            raise InvalidInput.of(where, "have too many or too large regular expressions; use fewer or simpler ones")
+
+
+def _patterns(asked: Any, definitions: Definitions) -> Iterator[str]:
+    """Yield the regular expressions in anything that holds filters."""
+    open_, seen = [asked], set()
+    while open_:
+        value = open_.pop()
+        names = []
+        if isinstance(value, dict):
+            names = [(GOAL, name) for name in definitions.goals if GOAL in (value.get("dimensions") or ())]
+            value = list(value.values())
+        elif not isinstance(value, list):
+            continue
+        elif len(value) > 2 and isinstance(value[2], list):
+            yield from (each for each in value[2] if value[0] in ("matches", "matches_not") and isinstance(each, str) and len(each) <= PAGE_LIMIT)
+            names = [(value[1], each) for each in value[2] if value[1] in (GOAL, SEGMENT) and isinstance(each, (str, int))]
+        open_ += [*value, *(definitions.of(*name) for name in names if name not in seen)]
+        seen.update(names)
 
 
 # How an operator tests the texts t against the wanted values j; {text} is what a person sees of t.
@@ -3893,11 +4007,8 @@ def _read_values(operator: str, rest: list) -> tuple[list[str], bool]:
         raise InvalidInput.of("filters", f"values must be text of at most {PAGE_LIMIT} characters")
     if not isinstance(modifiers, dict) or set(modifiers) - {"case_sensitive"} or not isinstance(modifiers.get("case_sensitive", True), bool):
         raise InvalidInput.of("filters", "the only modifier is {\"case_sensitive\": true|false}")
-    if operator == "matches":
-        if modifiers:
-            raise InvalidInput.of("filters", "a pattern has no case_sensitive modifier; write (?i) into it")
-        for value in values:
-            _check_pattern("filters", value)
+    if operator == "matches" and modifiers:
+        raise InvalidInput.of("filters", "a pattern has no case_sensitive modifier; write (?i) into it")
     return values, not modifiers.get("case_sensitive", True)
 
 
@@ -5127,6 +5238,8 @@ def read_filters(value: Any, definitions: Definitions = Definitions()) -> tuple:
     filters = definitions.expand(value or [])
     # Compiled once for its complaints: what is refused is refused before anything is looked up.
     Where(Binder(), _NOWHERE, Period(0, 1, zoneinfo.ZoneInfo("UTC"))).compile(filters)
+    for text in set(_patterns(list(filters), definitions)):
+        _check_pattern("filters", text)
     return filters
 
 
@@ -5543,6 +5656,7 @@ class Answers:
 
     def of(self, site: Site, bodies: Sequence[Mapping[str, Any]], definitions: Definitions = Definitions(), make: Maker | None = None) -> bytes:
         """Return the answers to bodies as JSON, of /api/v2/query or of another report's. Raises InvalidInput, and Busy where they take too long."""
+        check_patterns("filters", bodies, definitions)
         now, make = self._clock(), make or run_queries
         key = json.dumps([site.id, site.timezone, now // 60, make.__name__, definitions.mark, bodies])
         if body := self._find(key, site, now):
@@ -5920,6 +6034,7 @@ def save_named(store: Store, kind: str, site: Site, user_id: int | None, body: M
     known = read_definitions(db, site.id, user_id)
     itself = {before.id: [VIEWS]} if before and kind == "segments" else {}  # circles are found when it is written
     known = dataclasses.replace(known, segments={**known.segments, **itself})
+    check_patterns("steps" if kind == "funnels" else "filters", _filters_of(kind, definition), known)
     if kind == "funnels":
         read_steps(definition["steps"], known)
     else:

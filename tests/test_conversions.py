@@ -524,3 +524,70 @@ def test_goals_and_segments_equal_a_naive_recount(tmp_path_factory, data):
         outer = shop.segment("S1", ["or", [["is", "segment", [inner]], ["is", "event:goal", ["G0"]]]])
         for _ in range(4):
             shop.answer(data.draw(questions([inner, outer], shop.named)))
+
+
+# ---- regular expressions -----------------------------------------------------------------------------------------------
+
+def many_patterns(count):
+    """Filters with so many different expressions, each as large as one may be."""
+    return [["or", [["matches", "event:page", [f"(?:x{number:04}){{400}}"]] for number in range(count)]]]
+
+
+@pytest.mark.parametrize("path, more", [
+    ("/api/v2/query", {"metrics": ["visitors"], "filters": many_patterns(400)}),
+    ("/api/funnels/report", {"steps": [{"filters": many_patterns(400)}] * 2}),
+    ("/api/journeys", {"start": many_patterns(400)[0]}),
+    ("/api/retention", {"interval": "day", "filters": many_patterns(400)}),
+    ("/api/segments", {"name": "Many", "filters": many_patterns(400)}),
+    ("/api/goals", {"name": "Many", "kind": "event", "value": "x", "filters": many_patterns(400)}),
+    ("/api/funnels", {"name": "Many", "steps": [{"filters": many_patterns(400)}] * 2}),
+])
+def test_a_question_of_too_many_large_expressions_is_refused_before_any_is_made_ready(shop, path, more, monkeypatch):
+    monkeypatch.setattr(mininumbers, "pattern", lambda text: pytest.fail("an expression was made ready"))
+    asked = {"date_range": "7d"} if path not in ("/api/segments", "/api/goals", "/api/funnels") else {}
+    answer = shop.call("POST", path, {"site_id": "example.com", **asked, **more}, 400)
+    assert "fewer or simpler" in answer["error"] and answer["details"][0]["field"] in ("filters", "steps")
+
+
+def test_expressions_are_counted_over_all_that_is_asked_at_once_and_over_what_is_named(shop):
+    def asked(filters):
+        return {"site_id": "example.com", "metrics": ["visitors"], "date_range": "7d", "filters": filters}
+    parts = [many_patterns(72)[0][1][start::3] for start in range(3)]
+    segments = [shop.segment(f"Part {number}", ["or", part]) for number, part in enumerate(parts)]
+    for segment in segments:
+        shop.call("POST", "/api/v2/query", asked([["is", "segment", [segment]]]))
+    shop.call("POST", "/api/v2/query", asked([["is", "segment", segments]]), 400)
+    shop.call("POST", "/api/v2/queries", {"queries": [asked([["or", part]]) for part in parts]}, 400)
+    shop.call("POST", "/api/v2/queries", {"queries": [asked([["or", parts[0]]]) for _ in range(5)]})  # the same ones count once
+
+
+def test_an_expression_is_made_ready_once_for_asking_and_once_for_looking(shop, monkeypatch):
+    made, pattern = [], mininumbers.pattern
+    monkeypatch.setattr(mininumbers, "pattern", lambda text: made.append(text) or pattern(text))
+    shop.send(next(iter(PEOPLE)), {"n": "pageview", "u": "https://example.com/a"})
+    wanted = [f"^/{number}$" for number in range(100)]
+    shop.answer({"metrics": ["visitors", "visits"], "date_range": "day", "filters": [["matches", "event:page", wanted]]})
+    assert max(made.count(text) for text in wanted) <= 2
+
+
+@pytest.mark.parametrize("text", ["(?:(?:(?:a{30}){30}){30})", "(?:ab|cd){2000}", r"\pL{60}", r"[\pL]{60}", "a{3000}", "(?:a{60}){60,}", "a{ 3000 }", "a{60}{60}",
+                                  "[(?P<](?:(a{60}){60}>]", "[]a](a{60}){60}", "[[:alpha:]](a{60}){60}", r"\((a{60}){60}", "(?x)(?:a#)\n{60}){60}", "(?P<name>a{60}){60}"])
+def test_an_expression_that_is_large_when_written_out_is_refused(text):
+    with pytest.raises(mininumbers.InvalidInput):
+        mininumbers.pattern(text)
+
+
+@pytest.mark.parametrize("text, matches, others", [
+    ("(?i)^s{100}$", ["s" * 100, "S" * 100, "sS" * 50], ["s" * 99, "s" * 101]), ("^(?:ab|cd){64}$", ["abcd" * 32], ["abcd" * 31, "ab" * 63 + "a"]),
+    ("^[0-9a-f]{8}-[0-9a-f]{4}$", ["00ff00ff-abcd"], ["00ff00f-abcd", "00ff00fg-abcd"]), (r"^/\d{4}/\d{2,}/?$", ["/2026/03", "/2026/123/"], ["/2026/3", "/202/03"]),
+    ("^(?:(?:a|b){8}){8}$", ["ab" * 32], ["ab" * 31]), (r"^[]{2}]{3}$", ["]{2", "}}}"], ["]]", "]]]]"]), (r"^a\{2}$", ["a{2}"], ["aa"]), ("^a{0,2}b{0,1}$|^c{1}?$", ["aab", "c", ""], ["aaab", "bb"]),
+    (r"^\x{41}{2}\pL{2}[^\pL]$", ["AAbc1"], ["AAbcd", "Abc1"]), ("^(?P<twice>a.){2}$", ["abac"], ["ab"])])
+def test_counted_repetition_means_what_it_does_everywhere(text, matches, others):
+    does = mininumbers.pattern(text)
+    assert [each for each in (*matches, *others) if does(each)] == matches
+
+
+@pytest.mark.parametrize("text", ["{3}", "a|{3}", "(?i){3}", "({3})", "(", "a{3", "[a", r"\1", "(?=a)", "(?x)a"])
+def test_what_is_no_expression_stays_none(text):
+    with pytest.raises(mininumbers.InvalidInput):
+        mininumbers.pattern(text)
