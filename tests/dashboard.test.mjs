@@ -93,6 +93,15 @@ test('what says nothing in the builder is left out, and a group of one is that o
   assert.deepEqual(pure.filtersOf({op: 'or', items: [empty, {op: 'and', items: [full, empty]}, {op: 'and', items: []}]}), [['is', 'visit:device', ['TV']]]);
   assert.deepEqual(pure.filtersOf({op: 'and', items: [{...full, dimension: 'event:props:'}]}), []);
 });
+const [tv, linux] = [['is', 'visit:device', ['TV']], ['is', 'visit:os', ['Linux']]], not = filter => ['not', filter], none = (...items) => ({op: 'none', items});
+table('"not" is a group of none, whatever it stands before', filter => [pure.itemOf(filter), pure.filterOf(pure.itemOf(filter))], [
+  ...[[not(tv), none(pure.itemOf(tv))], [not(['or', [tv, linux]]), none(pure.itemOf(tv), pure.itemOf(linux))], [not(['and', [tv, linux]]), none(pure.itemOf(['and', [tv, linux]]))],
+    [not(not(tv)), none(none(pure.itemOf(tv)))], [not(['has_done', tv]), none({raw: ['has_done', tv]})], [not(['or', [tv, not(linux)]]), none(pure.itemOf(tv), none(pure.itemOf(linux)))],
+  ].map(([filter, item]) => [filter, [item, filter]])]);
+table('none of what says nothing says nothing', (...items) => pure.filtersOf({op: 'none', items}), [
+  [[]], [pure.newCondition(), []], [pure.itemOf(tv), [not(tv)]], [pure.itemOf(['and', [tv, linux]]), [not(['and', [tv, linux]])]], [pure.itemOf(['or', [tv, linux]]), [not(['or', [tv, linux]])]]]);
+table('filters that all hold as one sentence', pure.sayFilters, [[[], ''], [[tv], 'Device is TV'], [[['or', [tv, linux]]], 'Device is TV or System is Linux'],
+  [[tv, ['or', [linux, tv]], not(['or', [tv, linux]])], 'Device is TV and (System is Linux or Device is TV) and not (Device is TV or System is Linux)']]);
 test('what was begun and is unfinished is found, in a funnel with its step; an empty row that nobody began is none', () => {
   const row = pure.newCondition(), begun = {...row, untouched: false}, nameless = {...begun, dimension: 'event:props:', values: ['x']}, full = {...begun, values: ['/']};
   const all = (...items) => ({op: 'and', items}), then = (...items) => ({op: 'then', items}), found = (...asked) => pure.unfinishedIn(...asked)?.map(each => each || '');

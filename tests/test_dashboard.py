@@ -722,6 +722,31 @@ def test_groups_nest_and_read_as_a_sentence(demo, dashboard):
     assert [json.loads(text) for text in filters_of(page)] == [wanted]
 
 
+def test_none_of_a_group_is_chosen_counted_and_comes_back(demo, dashboard):
+    page = dashboard("?period=91d")
+    page.get_by_role("button", name="+ Filter").click()
+    add_value(page, "Page", "contains", "/blog")
+    builder(page).get_by_role("button", name="+ Group").click()
+    group = builder(page).get_by_role("group", name="Condition group").last
+    group.get_by_label("All, any or none").select_option(label="none")
+    add_value(page, "Device", "is", "Mobile")
+    group.get_by_role("button", name="+ Condition").click()
+    add_value(page, "System", "is", "Windows")
+    assert group.locator(".joint").all_inner_texts() == ["", "or"]
+    expect(page.locator("#filter-words")).to_have_text("Only where Page contains /blog and not (Device is Mobile or System is Windows).")
+    builder(page).get_by_role("button", name="Show").click()
+    settle(page)
+    wanted = ["not", ["or", [["is", "visit:device", ["Mobile"]], ["is", "visit:os", ["Windows"]]]]]
+    assert filters_of(page) == ["contains,event:page,/blog", json.dumps(wanted, separators=(",", ":"))]
+    filters = [["contains", "event:page", ["/blog"]], wanted]
+    assert headlines(page)["visitors"] == say_whole(demo.api.query("visitors", date_range="91d", filters=filters)["results"][0]["metrics"][0])
+
+    page.reload()
+    page.get_by_role("button", name="Change the filter").last.click()
+    assert [select.input_value() for select in builder(page).locator(".lead select").all()] == ["and", "none"]
+    assert builder(page).locator(".tokens .words").all_inner_texts() == ["/blog", "Mobile", "Windows"]
+
+
 @pytest.mark.parametrize("how, operator, value", [
     ("is", "is", "/pricing"), ("is not", "is_not", "/pricing"), ("contains", "contains", "blog"), ("does not contain", "contains_not", "blog"),
     ("matches", "matches", "^/(docs|blog)$"), ("does not match", "matches_not", "a,b%[")])
@@ -745,10 +770,10 @@ def test_a_property_is_named_and_what_is_still_being_typed_counts(demo, dashboar
 
 
 def test_cancelling_changes_nothing_and_what_the_builder_does_not_know_stays(dashboard):
-    strange = ["not", ["is", "visit:device", ["Mobile"]]]
+    strange = ["has_not_done", ["is", "event:name", ["signup"]]]
     page = dashboard("?" + urllib.parse.urlencode({"f": json.dumps(strange)}))
     page.get_by_role("button", name="+ Filter").click()
-    expect(builder(page).locator(".raw")).to_have_text("not (Device is Mobile)")
+    expect(builder(page).locator(".raw")).to_have_text("has not done (Event is signup)")
     add_value(page, "Page", "is", "/")
     page.keyboard.press("Escape")   # the list of values
     page.keyboard.press("Escape")   # the dialog

@@ -310,16 +310,18 @@ def test_a_segment_in_use_is_not_deleted_and_it_is_said_by_what_it_is_used(fresh
     open_dashboard(page, fresh)
     inner = make_segment(page, fresh, "Inner", [["is", "event:page", ["/"]]])
     make_segment(page, fresh, "Outer", [["is", "segment", [inner["id"]]]])
+    make_segment(page, fresh, "Third", [["is", "event:page", ["/"]], ["or", [["is", "visit:device", ["TV"]], ["is", "visit:source", ["Google"]]]]])
     page.reload()
     settle(page)
     page.keyboard.press("/")
     press(page, "Segments")
     expect(dialog(page)).to_contain_text("Segment is Inner")
+    expect(dialog(page)).to_contain_text("Page is / and (Device is TV or Source is Google)")
     page.get_by_role("button", name="Delete Inner").click()
     press(page, "Delete")
     expect(dialog(page).get_by_role("alert")).to_contain_text("It is used by the segment 'Outer'.")
     dialog(page).get_by_role("button", name="Cancel").click()
-    assert len(api(page, fresh, "GET", "segments?site_id=example.com")["segments"]) == 2
+    assert len(api(page, fresh, "GET", "segments?site_id=example.com")["segments"]) == 3
 
 
 def test_two_segments_stand_side_by_side(fresh, new_page):  # noqa: F811

@@ -243,7 +243,15 @@ def test_steps_are_moved_removed_and_named_by_keyboard(fresh, new_page):  # noqa
     expect(page.get_by_role("button", name="Move step 2 down")).to_be_focused()
     page.keyboard.press("Enter")
     assert values_of_steps(page) == [["/pricing"], ["Signed up"], ["/"]]
-    expect(page.get_by_role("button", name="Move step 3 up")).to_be_focused()
+    down = page.get_by_role("button", name="Move step 3 down")
+    expect(down).to_be_focused()
+    expect(down).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("Enter")   # once more does nothing
+    assert values_of_steps(page) == [["/pricing"], ["Signed up"], ["/"]]
+    steps = dialog(page).get_by_role("group", name="Steps")
+    third = steps.get_by_role("group", name="Step 3")
+    assert third.locator(".tokens .words").all_inner_texts() == ["/"]
+    assert steps.get_by_role("button", name=re.compile("^Remove step")).evaluate_all("all => all.map(each => each.ariaLabel)") == ["Remove step 1", "Remove step 2", "Remove step 3"]
     page.get_by_label("Name of step 3").fill("Home again")
     step(page, 0).locator("> [data-do=remove]").press("Enter")
     assert values_of_steps(page) == [["Signed up"], ["/"]]
