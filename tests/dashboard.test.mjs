@@ -22,10 +22,10 @@ test('it needs neither document nor network nor clock', () => {
 
 table('a whole number', pure.whole, [[0, '0'], [1, '1'], [1_000_000, '1,000,000'], [1.5, '2'], [NaN, '–'], [Infinity, '–'], [null, '–'], [undefined, '–'], ['7', '–']]);
 table('a short number', pure.short, [[0, '0'], [999, '999'], [1000, '1k'], [12_481, '12.5k'], [1_000_000, '1m'], [NaN, '–']]);
-table('a percentage has a decimal where it is small', pure.percent, [[0, '0%'], [41.27, '41%'], [4.127, '4.1%'], [5.05, '5.1%'], [9.94, '9.9%'], [9.95, '10%'], [100, '100%'], [null, '–']]);
+table('a percentage has a decimal where it is small', pure.percent, [[0, '0%'], [41.27, '41%'], [4.127, '4.1%'], [4.048, '4.0%'], [4.05, '4.05%'], [12.49, '12%'], [12.5, '12.5%'], [9.94, '9.9%'], [9.95, '10%'], [100, '100%'], [null, '–']]);
 table('a duration', pure.duration, [[0, '0s'], [59.4, '59s'], [59.5, '1m 00s'], [134, '2m 14s'], [3599.6, '1h 00m'], [3900, '1h 05m'], [90_061, '25h 01m'], [null, '–'], [-0, '0s']]);
 table('a change in words', (change, metric) => pure.sayChange(change, metric).words, [
-  [12, 'visitors', 'up 12%, better'], [-3.25, 'visitors', 'down 3.3%, worse'], [2.5, 'bounce_rate', 'up 2.5 percentage points, worse'], [0, 'visits', 'no change'],
+  [12, 'visitors', 'up 12%, better'], [-3.25, 'visitors', 'down 3.25%, worse'], [2.5, 'bounce_rate', 'up 2.5 percentage points, worse'], [0, 'visits', 'no change'],
   [null, 'visitors', 'new'], [undefined, 'visitors', ''], [NaN, 'visitors', '']]);
 table('gridlines are steps that people count in', (values, metric) => pure.gridOf(values, metric), [
   [[0], 'visitors', [0, 1, 2]], [[1], 'visitors', [0, 1, 2]], [[null, 7], 'visitors', [0, 2, 4, 6, 8]], [[1_000_000], 'visitors', [0, 250_000, 500_000, 750_000, 1_000_000]],

@@ -11,7 +11,7 @@ import types
 import urllib.parse
 import urllib.request
 from datetime import date, datetime, timedelta, timezone
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
@@ -82,9 +82,9 @@ def say_whole(value):
 
 
 def say_percent(value):
-    """Half goes away from zero, and there is one decimal under ten percent."""
-    digits = "1" if value >= 9.95 or not value else "0.1"
-    return f"{Decimal(str(value)).quantize(Decimal(digits), ROUND_HALF_UP)}%"
+    """There is one decimal under ten percent, and one more of what ends in a 5: that may have been rounded up to it."""
+    digits, exact = 0 if value >= 9.95 or not value else 1, Decimal(str(value))
+    return f"{value:.{digits + (exact == round(exact, digits + 1) and f'{exact:.{digits + 1}f}'.endswith('5'))}f}%"
 
 
 def say_duration(value):
@@ -557,6 +557,24 @@ def test_keys_move_compare_and_switch_sites_but_never_while_something_is_typed(m
     expect(page.get_by_label("Search the sites")).to_have_value("d")
     page.get_by_label("Search the sites").press("Control+a")
     assert "view=sites" in page.url and "from=" in page.url
+
+
+def test_the_focus_goes_on_when_a_filter_is_removed_by_keyboard(dashboard):
+    page = dashboard("?f=is,visit:country,DE&f=is,visit:source,Google&f=is,visit:device,Desktop")
+    crosses = page.locator("#chips .cross")
+    crosses.nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Remove the filter Device is Desktop")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Remove the filter Country is Germany")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#add-filter")).to_be_focused()
+    page.go_back()
+    expect(crosses).to_have_count(1)
+    crosses.focus()
+    page.go_forward()
+    expect(page.locator("#add-filter")).to_be_focused()
+
 
 
 def test_the_keys_are_explained_and_the_focus_comes_back(dashboard):

@@ -107,6 +107,19 @@ def test_revenue_stands_in_panels_sheets_and_files_exactly(fresh, new_page):  # 
     expect(page.locator("#nothing p")).to_have_text("Nothing to show for revenue.")
 
 
+def test_what_never_carried_an_amount_shows_none_and_a_column_of_amounts_is_said_in_one_manner(fresh, new_page):  # noqa: F811
+    visit(fresh, "192.0.2.1", "/", order("1834.50"), order("463.00", name="donation"), order("0", name="gift"), "signup")
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh, "&compare=none")
+    assert panel_rows(page, "events") == [["donation", "1", "1", "€463"], ["gift", "1", "1", "€0"], ["order", "1", "1", "€1.8k"], ["signup", "1", "1", "–"]]
+    assert [line.split(",")[5:] for line in sheet_lines(page, "events")[1:]] == [["463.00", "463.00", "463.0000"], ["0.00", "0.00", "0.0000"], ["1834.50", "1834.50", "1834.5000"], ["", "", ""]]
+    assert page.locator("#sheet tbody tr").last.locator("td").all_inner_texts()[-3:] == ["–", "–", "–"]
+    page.keyboard.press("Escape")
+    row(page, "events", "donation").click()
+    settle(page)
+    assert panel_rows(page, "events")[0] == ["donation", "1", "1", "€463.00"]
+
+
 def test_revenue_over_time_and_its_change_are_the_api_s(demo, dashboard):  # noqa: F811
     page = dashboard("?period=12mo&metric=total_revenue:USD")
     whole, = demo.api.query("total_revenue", "average_revenue", date_range="12mo", include={"comparisons": {"mode": "previous_period"}})["results"]
@@ -151,7 +164,7 @@ def drawn(page):
     """[[name, visitors, its share, how many left], …] of the funnel that is shown."""
     settle(page)
     return page.evaluate("""[...document.querySelectorAll(".funnel > li")].map(step => [step.querySelector("bdi").textContent, step.querySelector("strong").textContent,
-        step.querySelector("strong").nextSibling.textContent.trim(), step.querySelector("summary")?.textContent ?? ""])""")
+        [...step.querySelector("strong").parentNode.childNodes].slice(1).map(part => part.matches?.(".change") ? "" : part.textContent).join("").replace(" ,", ",").trim(), step.querySelector("summary")?.textContent ?? ""])""")
 
 
 def as_drawn(steps):
@@ -329,9 +342,22 @@ def test_a_funnel_of_one_segment_stands_beside_that_of_another(fresh, new_page):
     page.goto(f"{fresh.url}/?site=example.com&period=day&tab=funnel&f=is,segment,{buyers['id']}&compare=segment&against={readers['id']}")
     assert drawn(page) == [["/", "2", "visitors", "1 left (50%)"], ["/pricing", "1", "50%", ""], ["Signed up", "1", "50%, 100% of step 2", ""]]
     expect(page.locator(".funnel .change")).to_have_text(["↑ 100%", "↓ 50 pts", "↑ 50 pts"])
+    expect(page.locator(".funnel > li p:has(strong)").last).to_have_text("1 50% ↑ 50 pts, 100% of step 2")
     expect(page.locator(".funnel .change").last).to_have_attribute("title", "up 50 percentage points, better; Readers: 0, 0%")
     assert [line[-2:] for line in table(page)] == [["1", "100%"], ["1", "100%"], ["0", "0%"]]
     expect(page.locator("#conversions thead th").last).to_have_text("Of the first, Readers")
+
+
+def test_a_funnel_that_takes_longer_than_visitors_are_known_says_so(fresh, new_page):  # noqa: F811
+    four_visitors(fresh)
+    page = new_page(fresh.url)
+    open_dashboard(page, fresh)
+    for days in (1, 7):
+        kept = make_funnel(page, fresh, f"In {days}", HOME, PRICES, window=86_400 * days)
+        page.goto(f"{fresh.url}/?site=example.com&period=day&tab=funnel:{kept['id']}")
+        settle(page)
+        said = "" if days == 1 else " Visitors are known for 1 day on this site: what takes longer is not seen."
+        expect(page.locator("#conversions .drawn > p")).to_have_text(f"3 visitors began, 2 (67%) went all the way. / → /pricing, within {days} day{'s' * (days > 1)}.{said}")
 
 
 def test_a_step_with_a_property_is_taken_by_the_hits_that_have_it(fresh, new_page):  # noqa: F811
