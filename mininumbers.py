@@ -2863,6 +2863,13 @@ class Form:
             return value
         return ""
 
+    def whole(self, name: str, least: int, most: int) -> int | None:
+        """Return a whole number, None where there is none."""
+        if isinstance(value := self._body.get(name), float) and not value.is_integer():
+            self.fail(name, f"must be a whole number from {least} to {most}")
+            return None
+        return self.integer(name, least=least, most=most)
+
     def integer(self, *names: str, least: int, most: int) -> int | None:
         """Return a whole number, None where there is none; a fraction is cut off, as clocks in browsers have one."""
         name, value = self.raw(*names)
@@ -5815,10 +5822,20 @@ STEPS = (2, 8)  # of a funnel
 ORDERS = ("any", "strict")
 
 
+def goal_fields(kind: Any) -> tuple[str, ...]:
+    """Return which fields goals of a kind have that others have not."""
+    return () if kind == "event" else ("match",) if kind == "page" else ("match", "at_least")
+
+
 def check_goal(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the definition of a goal: {"kind", "match", "value", "at_least", "filters"}; mistakes are noted in the form."""
     kind = _check_choice(form, body, "kind", GOAL_KINDS)
     definition: dict[str, Any] = {"kind": kind}
+    for name in ("match", "at_least"):
+        if kind and body.get(name) is not None and name not in goal_fields(kind):
+            form.fail(name, f"is not for goals of the kind {kind}")
+    if (kind, body.get("value")) == ("event", ENGAGEMENT):
+        form.fail("value", "is no event that is counted; take a goal of the kind scroll or time")
     if kind != "event":
         definition["match"] = _check_choice(form, body, "match", PAGE_TESTS, "is")
     definition["value"] = value = form.text("value", most=NAME_LIMIT if kind == "event" else PAGE_LIMIT, required=True)
@@ -5827,7 +5844,7 @@ def check_goal(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
     if definition.get("match") == "matches":
         _check_pattern("value", value)
     if measure := GOAL_KINDS.get(kind):
-        definition["at_least"] = form.integer("at_least", least=1, most=measure[1])
+        definition["at_least"] = form.whole("at_least", least=1, most=measure[1])
         if body.get("at_least") is None:
             form.fail("at_least", f"is required: {'percent of the page' if kind == 'scroll' else 'seconds'}")
     definition["filters"] = _check_filters(form, body, "filters")
@@ -5851,7 +5868,7 @@ def check_funnel(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
         form.fail("steps", f"must be a list of {STEPS[0]} to {STEPS[1]} steps")
         steps = []
     return {"steps": [_check_step(form, number, step) for number, step in enumerate(steps, start=1)],
-            "order": _check_choice(form, body, "order", ORDERS, "any"), "window": form.integer("window", least=60, most=90 * 86_400)}
+            "order": _check_choice(form, body, "order", ORDERS, "any"), "window": form.whole("window", least=60, most=90 * 86_400)}
 
 
 def _check_step(form: Form, number: int, step: Any) -> dict[str, Any]:
@@ -6011,7 +6028,10 @@ def read_definitions(db: sqlite3.Connection, site_id: int, user_id: int | None) 
 def read_named(kind: str, body: Mapping[str, Any], before: Named | None = None) -> tuple[str, dict[str, Any]]:
     """Return (name, definition) of a body, which for a change needs to tell only what changes. Raises InvalidInput."""
     check, known = CHECKS[kind]
-    body = {**({"name": before.name, **before.definition} if before else {}), **body}
+    kept = {"name": before.name, **before.definition} if before else {}
+    if kind == "goals":  # a goal that becomes of another kind loses what that has not
+        kept = {name: value for name, value in kept.items() if name not in ("match", "at_least") or name in goal_fields(body.get("kind", kept["kind"]))}
+    body = {**kept, **body}
     form = Form(body)
     for name in sorted(set(body) - {"site_id", "name", *known, *(["personal"] if kind == "segments" else [])}):
         form.fail(name, "is not known")

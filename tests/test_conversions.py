@@ -526,6 +526,32 @@ def test_goals_and_segments_equal_a_naive_recount(tmp_path_factory, data):
             shop.answer(data.draw(questions([inner, outer], shop.named)))
 
 
+# ---- fields of goals and funnels ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("field, body", [
+    ("match", {"kind": "event", "match": "wildcard", "value": "x*"}), ("at_least", {"kind": "event", "value": "x", "at_least": 5}),
+    ("at_least", {"kind": "page", "value": "/x", "at_least": 5}), ("value", {"kind": "event", "value": "engagement"}),
+    ("at_least", {"kind": "time", "value": "/x", "at_least": 5.5})])
+def test_what_a_goal_would_not_heed_is_refused_by_field(shop, field, body):
+    shop.refused("goals", field, name="G", **body)
+    assert shop.add("goals", name="G", kind="event", value="x", match=None, at_least=None)["filters"] == []
+
+
+@pytest.mark.parametrize("body, fields", [({"kind": "event", "value": "x"}, set()), ({"kind": "page"}, {"match"}), ({"kind": "time"}, {"match", "at_least"})])
+def test_a_goal_that_becomes_of_another_kind_loses_what_that_has_not(shop, body, fields):
+    goal = shop.goal("G", "scroll", "/x", match="starts_with", at_least=50)
+    changed = shop.call("PATCH", f"/api/goals/{goal['id']}", body)
+    assert set(changed) & {"match", "at_least"} == fields and changed["kind"] == body["kind"]
+    shop.call("PATCH", f"/api/goals/{goal['id']}", {"kind": ["page"]}, 400)
+
+
+def test_the_window_of_a_funnel_is_a_whole_number(shop):
+    steps = [{"filters": [["is", "event:page", ["/a"]]]}] * 2
+    made = shop.add("funnels", name="F", steps=steps, window=60.0)
+    assert made["window"] == 60
+    assert "window" in shop.call("PATCH", f"/api/funnels/{made['id']}", {"window": 60.5}, 400)["error"]
+
+
 # ---- regular expressions -----------------------------------------------------------------------------------------------
 
 def many_patterns(count):
