@@ -234,9 +234,12 @@ def test_a_funnel_is_built_and_its_numbers_on_screen_and_in_the_file_are_the_api
     with page.expect_download() as download:
         page.locator("#conversions").get_by_role("button", name="CSV").click()
     first, *lines = download.value.path().read_text("utf-8-sig").splitlines()
-    assert first == "Step,Visitors,Of the first (%),Of the one before (%),Left,Lower quartile (s),Median to the next (s),Upper quartile (s)"
-    assert [line.split(",")[:5] for line in lines] == [[each["name"], *("" if each[part] is None else f"{each[part]:g}" for part in ("visitors", "rate", "step_rate", "drop_off"))]
-                                                       for each in steps]
+    assert first == "Step,Visitors,Of the first (%),Of the one before (%),Left,Lower quartile (s),Median to the next (s),Upper quartile (s),Left for"
+    lines = [line.split(",") for line in lines]
+    assert [line[:5] for line in lines if line[-1] == ""] == [[each["name"], *("" if each[part] is None else f"{each[part]:g}" for part in ("visitors", "rate", "step_rate", "drop_off"))]
+                                                              for each in steps]
+    assert [line for line in lines if line[-1]] == [["/", "1", *[""] * 6, "Event: signup"], ["/pricing", "1", *[""] * 6, "/docs"]]
+    expect(page.get_by_role("table", name="To signup")).to_be_visible()
 
 
 def test_steps_are_moved_removed_and_named_by_keyboard(fresh, new_page):  # noqa: F811
