@@ -559,6 +559,18 @@ def test_keys_move_compare_and_switch_sites_but_never_while_something_is_typed(m
     assert "view=sites" in page.url and "from=" in page.url
 
 
+def test_back_closes_the_dialog_in_front(dashboard):
+    page = dashboard("?period=30d")
+    page.get_by_role("combobox", name="Period").select_option("7d")
+    for opener in ("+ Filter", "Add a note"):
+        page.get_by_role("button", name=opener).click()
+        expect(page.locator("dialog[open]")).to_have_count(1)
+        page.go_back()
+        expect(page.locator("dialog[open]")).to_have_count(0)
+        page.go_forward()
+        expect(page).to_have_url(re.compile("period=7d"))
+
+
 def test_the_focus_goes_on_when_a_filter_is_removed_by_keyboard(dashboard):
     page = dashboard("?f=is,visit:country,DE&f=is,visit:source,Google&f=is,visit:device,Desktop")
     crosses = page.locator("#chips .cross")
