@@ -269,6 +269,7 @@ def test_cohorts_go_by_the_filters(kept, new_page):  # noqa: F811
     page = new_page(kept.url)
     enter(page, kept, "?site=example.com&period=91d&f=is,visit:device,Mobile&cohorts=week")
     look(page, "retention")
+    expect(page.get_by_role("table", name="Cohorts", exact=True)).to_be_visible()
     answer = api(page, kept, "POST", "retention", {"site_id": "example.com", "date_range": "91d", "interval": "week", "filters": [["is", "visit:device", ["Mobile"]]]})
     assert [line[1] for line in cohorts(page)[1:]] == [say_whole(each["visitors"]) for each in answer["cohorts"]]
     page.goto(f"{kept.url}/?site=example.com&period=91d&f=is,event:page,/nowhere")
