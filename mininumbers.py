@@ -1021,7 +1021,8 @@ class _Connection(sqlite3.Connection):
         super().__init__(*given, **named)
         self.deadline = math.inf
         self._compiled = functools.lru_cache(maxsize=2048)(pattern)  # all of a question, see check_patterns()
-        self.create_function("regexp", 2, self._matches, deterministic=True)
+        this = weakref.ref(self)  # a function that held its connection would keep the file open for ever
+        self.create_function("regexp", 2, lambda expression, text: this()._matches(expression, text), deterministic=True)
         self.create_function("casefold", 1, str.casefold, deterministic=True)
 
     def _matches(self, expression: str, text: str) -> bool:
