@@ -1262,6 +1262,7 @@ class Store:
                 raise Busy(too_long(seconds)) from error
             raise
         finally:
+            connection.deadline = math.inf
             connection.set_progress_handler(None, 0)
             if connection.in_transaction:
                 connection.execute("rollback")
@@ -5817,10 +5818,10 @@ def property_names(db: sqlite3.Connection, site: Site, first: date, last: date) 
 MAX_NAMED = 500  # goals of a site, as many segments, and as many funnels
 PAGE_TESTS = ("is", "starts_with", "contains", "wildcard", "matches")
 GOAL_KINDS = {"page": None, "event": None, "scroll": ("event:scroll_depth", 100), "time": ("event:time_on_page", 86_400)}
-
-
 STEPS = (2, 8)  # of a funnel
 ORDERS = ("any", "strict")
+GOAL_METRICS = ("visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration")  # which are made of GOAL_SUMS
+NOTE_SECONDS = 20  # for the goals of a day; salts that are over wait for the job
 
 
 def goal_fields(kind: Any) -> tuple[str, ...]:
@@ -6154,8 +6155,11 @@ def note_goals(store: Store, site: Site, deadline: float = math.inf) -> None:
     for day, seal, keys in missing:
         if time.monotonic() > deadline:
             break
-        with store.snapshot() as db:
-            rows = _goal_rows(db, site, day, {key: goals[key] for key in json.loads(keys)})
+        try:
+            with store.snapshot(NOTE_SECONDS) as db:
+                rows = _goal_rows(db, site, day, {key: goals[key] for key in json.loads(keys)})
+        except Busy:  # a pattern of somebody's goal is slow: they are counted when they are asked for
+            break
         writing.append(store.submit(_write_goal_rows, (site.id, day, seal, list(goals), rows)))
         if len(writing) > 8:  # days that are small are written several at a time
             store.wait(writing.pop(0), WRITE_TIMEOUT)
@@ -6178,9 +6182,6 @@ def _goal_rows(db: sqlite3.Connection, site: Site, day: int, goals: Mapping[int,
         rows += [(seam, key, *(sums.get(name, 0) for name in SUMS)) for seam, sums in (
             (0, its), (1, {name: both[name] - its[name] - before[name] for name in GOAL_SUMS}))]
     return rows
-
-
-GOAL_METRICS = ("visitors", "visits", "pageviews", "events", "bounce_rate", "visit_duration")  # which are made of GOAL_SUMS
 
 
 def _write_goal_rows(db: sqlite3.Connection, days: Sequence[tuple]) -> list[None]:

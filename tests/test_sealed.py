@@ -466,6 +466,21 @@ def test_what_was_counted_of_goals_is_not_written_of_a_day_that_was_opened_meanw
     assert noted(app) == {}
 
 
+def test_goals_that_take_too_long_to_be_noted_hold_up_no_other_job_and_are_counted_when_asked_for(app, site, clock, monkeypatch, caplog):
+    name_goals(app, {"Slow": {"kind": "page", "match": "matches", "value": "^/a|^/b"}})
+    site.send("/a"), site.send("/c")
+    clock.advance(2 * DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(mininumbers, "NOTE_SECONDS", 1e-9)
+        app.run_jobs()
+    assert noted(app) == {} and not caplog.records
+    body = {"metrics": ["visitors", "events"], "dimensions": ["event:goal"], "date_range": "7d"}
+    assert assert_goals_same(app, body)[0]["metrics"] == [1, 1]
+    clock.advance(60)
+    app.run_jobs()
+    assert set(noted(app).values()) == {1}
+
+
 # ---- when days are sealed, and opened --------------------------------------------------------------------------------
 
 def test_a_day_is_sealed_when_its_last_visit_is_over(app, site, clock):
